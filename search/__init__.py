@@ -1,0 +1,1 @@
+"""Many configurations -> a study. Knows training, ray and optuna."""

@@ -1,0 +1,126 @@
+"""A self-describing checkpoint directory: weights.pt, state.pt, and meta.json with the whole learning curve.
+
+Nothing in it is unpickled: tensors are read with weights_only, everything else is JSON, and meta.json, written last,
+holds the SHA-256 of both files.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import ConfigError, TrialConfig, validate
+from training.data import ImageSet, TrainData
+from training.geometry import InfeasibleError
+from training.loop import EpochResult, TrainState, state_of_model
+from training.model import ConvNet
+
+FORMAT = 1
+TENSOR_FILES = ("weights.pt", "state.pt")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing, truncated or not ours: names the file and what is wrong."""
+
+
+def save_checkpoint(state: TrainState, directory: Path | str, number: int | None = None) -> None:
+    """Write a state into a directory, which is made; `number` is the trial's."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.save(state.model.state_dict(), directory / "weights.pt")
+    torch.save(
+        {"optimizer": state.optimizer.state_dict(), "schedule": state.schedule.state_dict()},
+        directory / "state.pt",
+    )
+    meta = {
+        "format": FORMAT,
+        "number": number,
+        "config": state.config.model_dump(mode="json"),
+        "image_shape": state.image_shape,
+        "class_names": state.class_names,
+        "results": [_finite(asdict(result)) for result in state.results],
+        "sha256": {name: _sha256(directory / name) for name in TENSOR_FILES},
+    }
+    (directory / "meta.json").write_text(json.dumps(meta, indent=1, allow_nan=False))
+
+
+def read_meta(directory: Path | str) -> dict[str, Any]:
+    """meta.json of a checkpoint, with `config` and `results` as objects. Raises CheckpointError."""
+    path = Path(directory) / "meta.json"
+    try:
+        meta = json.loads(path.read_text())
+        if meta["format"] != FORMAT:
+            raise CheckpointError(f"{path}: format {meta['format']}, but this version reads format {FORMAT}")
+        meta["config"] = validate(TrialConfig, meta["config"])
+        meta["results"] = [EpochResult(**_with_nan(result)) for result in meta["results"]]
+        meta["image_shape"], meta["class_names"] = tuple(meta["image_shape"]), tuple(meta["class_names"])
+        return dict(meta)
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint of convsearch: {error!r}") from error
+
+
+def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
+    """read_meta, after making sure that both tensor files are what was written. Raises CheckpointError."""
+    meta = read_meta(directory)
+    for name in TENSOR_FILES:
+        path = Path(directory) / name
+        try:
+            intact = _sha256(path) == meta["sha256"][name]
+        except (OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+        if not intact:
+            raise CheckpointError(f"{path} is not the file that was written (its SHA-256 differs): truncated or replaced")
+    return meta
+
+
+def load_model(directory: Path | str, device: torch.device | str = "cpu") -> ConvNet:
+    """The trained network of a checkpoint, ready to take uint8 images. Raises CheckpointError."""
+    meta = verify_checkpoint(directory)
+    try:
+        model = ConvNet(meta["config"].model, meta["image_shape"], len(meta["class_names"]))
+        model.load_state_dict(_load_tensors(Path(directory) / "weights.pt", "cpu"))
+    except (RuntimeError, InfeasibleError) as error:
+        raise CheckpointError(f"{directory}: weights do not fit the network of meta.json: {error}") from error
+    return model.to(device).eval()
+
+
+def load_state(directory: Path | str, data: TrainData, device: torch.device | str = "cpu") -> TrainState:
+    """The state to go on training from. Raises CheckpointError, also where the data have other classes or shapes."""
+    meta = read_meta(directory)
+    train_set: ImageSet = data.train
+    if (train_set.image_shape, train_set.class_names) != (meta["image_shape"], meta["class_names"]):
+        raise CheckpointError(f"{directory} was trained on other data: classes or image shape differ")
+    model = load_model(directory, device)
+    state = state_of_model(meta["config"], model, train_set, torch.device(device))
+    saved = _load_tensors(Path(directory) / "state.pt", device)
+    try:
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.schedule.load_state_dict(saved["schedule"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{directory}/state.pt does not fit its optimizer: {error!r}") from error
+    state.results.extend(meta["results"])
+    return state
+
+
+def _load_tensors(path: Path, device: torch.device | str) -> Any:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for damaged files
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _finite(result: dict[str, Any]) -> dict[str, Any]:  # JSON has no NaN
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in result.items()}
+
+
+def _with_nan(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in result.items()}

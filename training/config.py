@@ -1,0 +1,219 @@
+"""What one trial is: validated, frozen configs with a JSON round trip.
+
+Knows neither ray nor optuna. A dotted path such as `model.kernel_size` names a field here and everywhere else.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+C = TypeVar("C", bound=BaseModel)
+PER_LAYER_FIELDS = ("width", "kernel_size", "stride", "padding", "pooling")
+
+
+class ConfigError(ValueError):
+    """Everything wrong with a config, at once: `errors` holds a line for each key."""
+
+    def __init__(self, errors: list[str]) -> None:
+        self.errors = errors
+        super().__init__("\n".join(errors))
+
+
+class FrozenConfig(BaseModel):
+    """Immutable after validation; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Padding = Literal["valid", "same"] | NonNegativeInt
+Pooling = Literal["none", "max", "avg"]
+# YAML and JSON know lists only; strict mode would insist on tuples.
+Sequence = Field(strict=False, min_length=1)
+
+
+class DataConfig(FrozenConfig):
+    """Where the images come from and how they are split and augmented."""
+
+    dataset: Annotated[str, Field(pattern=r"^(auto|cifar10|cifar100|digits|folder:.+)$")] = "cifar10"
+    data_dir: str = "data"  # downloads, and the cache of decoded folders
+    image_size: Annotated[int, Field(ge=4, le=512)] = 32  # pixels a side; folders and digits are resized to it
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25  # of the train split, stratified
+    split_seed: NonNegativeInt = 0  # a search sets it from search.seed
+    crop_padding: NonNegativeInt = 4  # pixels by which a random crop may move; 0 turns it off
+    flip: bool = True  # random horizontal flips
+    cutout: NonNegativeInt = 0  # side of a square hidden from every image, pixels; 0 turns it off
+
+    @model_validator(mode="after")
+    def _augmentation_fits_the_image(self) -> "DataConfig":
+        for key in ("crop_padding", "cutout"):
+            value = getattr(self, key)
+            if value >= self.image_size:
+                raise ValueError(f"{key} < image_size must hold, got {key}={value}, image_size={self.image_size}")
+        return self
+
+
+class ModelConfig(FrozenConfig):
+    """A stack of `depth` convolution blocks and a linear classifier.
+
+    width, kernel_size, stride, padding and pooling take one value for all layers or a list with one per layer.
+    """
+
+    depth: Annotated[int, Field(ge=1, le=50)] = 3  # number of convolution layers
+    width: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 32  # channels of the first layer, or of each
+    width_growth: Annotated[float, Field(ge=1.0, le=4.0)] = 2.0  # factor from layer to layer; 1.0 where width is a list
+    kernel_size: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 3
+    stride: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 1
+    padding: Padding | Annotated[tuple[Padding, ...], Sequence] = "same"  # pixels a side; valid = 0, same = K//2
+    pooling: Pooling | Annotated[tuple[Pooling, ...], Sequence] = "max"  # 2 x 2 with stride 2, after the convolution
+    batch_norm: bool = True
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    dropout: Fraction = 0.0  # probability, before the classifier
+    head: Literal["average", "flatten"] = "average"  # global average pooling, or every position as a feature
+
+    @model_validator(mode="after")
+    def _one_value_per_layer(self) -> "ModelConfig":
+        for field in PER_LAYER_FIELDS:
+            value = getattr(self, field)
+            if isinstance(value, tuple) and len(value) != self.depth:
+                raise ValueError(f"{field} must have one value per layer (depth={self.depth}), got {len(value)}")
+        return self
+
+    @model_validator(mode="after")
+    def _same_padding_needs_odd_kernels(self) -> "ModelConfig":
+        for layer in range(self.depth):
+            kernel_size = self.at("kernel_size", layer)
+            if self.at("padding", layer) == "same" and kernel_size % 2 == 0:
+                raise ValueError(
+                    f"padding 'same' needs an odd kernel_size, got {kernel_size} in layer {layer}; "
+                    "give an odd kernel_size or a number as padding"
+                )
+        return self
+
+    def at(self, field: str, layer: int) -> Any:
+        """Value of a per-layer field in one layer (counted from 0)."""
+        value = getattr(self, field)
+        return value[layer] if isinstance(value, tuple) else value
+
+    def channels(self, layer: int) -> int:
+        """Output channels of one layer: width * width_growth**layer, rounded, unless width is a list."""
+        if isinstance(self.width, tuple):
+            return self.width[layer]
+        return round(self.width * self.width_growth**layer)
+
+    def pixels_padded(self, layer: int) -> int:
+        """Zeros added on each side of the input of one layer."""
+        padding = self.at("padding", layer)
+        if padding == "same":
+            return int(self.at("kernel_size", layer) // 2)
+        return 0 if padding == "valid" else int(padding)
+
+
+class OptimizerConfig(FrozenConfig):
+    """An optimizer and its learning-rate schedule over all epochs."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    learning_rate: PositiveFloat = 0.05  # the highest of the schedule
+    momentum: Fraction = 0.9  # of sgd (nesterov) and rmsprop; adam and adamw keep beta_1 = 0.9
+    nesterov: bool = True  # sgd only
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 5e-4  # not on norms and biases
+    schedule: Literal["constant", "cosine", "one_cycle"] = "one_cycle"
+
+
+class TrainConfig(FrozenConfig):
+    """The budget and the loss."""
+
+    epochs: PositiveInt = 10
+    batch_size: Annotated[int, Field(ge=2)] = 128  # images; the last, smaller batch of an epoch is used too
+    label_smoothing: Fraction = 0.0  # of the training loss; val and test losses are plain cross-entropy
+    seed: NonNegativeInt = 0  # of weights, order, augmentation, dropout; a search derives it for each trial
+
+
+class TrialConfig(FrozenConfig):
+    """Everything that training one network needs. `TrialConfig()` is a sensible one for CIFAR-10."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    def override(self, values: Mapping[str, Any]) -> "TrialConfig":
+        """A copy with dotted paths replaced, e.g. `{"model.depth": 4, "model.kernel_size.0": 5}`. Raises ConfigError.
+
+        A path that ends in a number sets one layer of a per-layer field; the other layers keep their values, and layers
+        beyond the depth are ignored.
+        """
+        nested = self.model_dump()
+        known = list(config_paths(type(self)))
+        for path, value in values.items():
+            section, _, field = path.partition(".")
+            if path in known:
+                nested[section][field] = value
+            elif not is_layer_path(path):
+                raise ConfigError([unknown_key(path, known)])
+        model = nested["model"]
+        for path, value in values.items():
+            if is_layer_path(path):
+                field, layer = path.split(".")[1], int(path.split(".")[2])
+                if not isinstance(model[field], list):
+                    model[field] = _one_per_layer(model[field], int(model["depth"]))
+                    if field == "width":
+                        model["width_growth"] = 1.0
+                if layer < len(model[field]):
+                    model[field][layer] = value
+        return validate(TrialConfig, nested)
+
+
+def is_layer_path(path: str) -> bool:
+    """Whether a path names one layer of a per-layer field, such as `model.kernel_size.0`."""
+    section, *rest = path.split(".")
+    return section == "model" and len(rest) == 2 and rest[0] in PER_LAYER_FIELDS and rest[1].isdecimal()
+
+
+def _one_per_layer(value: Any, depth: int) -> list[Any]:
+    """One value per layer; where the depth has changed a list is cut, or its last value repeated."""
+    values = list(value) if isinstance(value, tuple) else [value]
+    return (values + [values[-1]] * depth)[:depth]
+
+
+def config_paths(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted path of a config class, sections excluded."""
+    for name, field in config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from config_paths(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def unknown_key(path: str, known: Iterator[str] | list[str]) -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    nearest = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
+    return f"{path}: unknown key" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def validate(config: type[C], values: Any) -> C:
+    """A validated config, or a ConfigError that lists every error with key, constraint and value."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(list(dict.fromkeys(_describe(error, config)))) from None
+
+
+def _describe(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
+    known = list(config_paths(config))
+    sections = [name for name in config.model_fields]
+    for item in error.errors():
+        # Pydantic puts the branch of a union behind the key ("int", "tuple[...]"): keep what a user wrote.
+        parts = [str(part) for part in item["loc"]]
+        path = ".".join(parts[:2] if parts and parts[0] in ("data", "model", "optimizer", "train") else parts)
+        if item["type"] == "extra_forbidden":
+            yield unknown_key(".".join(parts), known + sections)
+        else:
+            constraint = item["msg"].removeprefix("Value error, ")
+            got = "" if item["type"] == "value_error" else f", got {item['input']!r}"
+            yield f"{path}: {constraint}{got}" if path else constraint + got

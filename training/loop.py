@@ -1,0 +1,149 @@
+"""The training loop, as a generator: early stopping is to stop iterating, going on is to pass an older state."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from training.config import TrialConfig
+from training.data import ImageSet, TrainData, augmentation, batch_loader
+from training.evaluate import Sums, autocast, evaluate
+from training.model import ConvNet
+from training.optimizer import build_optimizer, build_schedule
+
+STEPS_BETWEEN_LOSS_CHECKS = 50  # a check waits for a GPU, so not at every step
+WORST_VAL_ACCURACY = 0.0  # what a diverged epoch is worth: finite, so that schedulers and studies can compare it
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch of training did. Losses are mean cross-entropies in nats, NaN where it diverged."""
+
+    epoch: int  # counted from 1
+    train_loss: float  # with label smoothing and augmentation, in training mode, averaged over the epoch
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float  # at the last step
+    epoch_seconds: float  # training and validation, wall clock
+    images_per_second: float  # training alone
+    finished_at: str  # UTC, ISO 8601
+    diverged: bool = False
+
+
+@dataclass
+class TrainState:
+    """Everything that training goes on from. Random numbers follow from the config's seed and the epoch."""
+
+    config: TrialConfig
+    model: ConvNet
+    optimizer: Optimizer
+    schedule: LRScheduler
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    class_names: tuple[str, ...]
+    device: torch.device
+    results: list[EpochResult] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far."""
+        return len(self.results)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.train.epochs or (self.epoch > 0 and self.results[-1].diverged)
+
+
+def new_state(config: TrialConfig, data: TrainData, device: torch.device | str = "cpu") -> TrainState:
+    """An untrained network with its optimizer, for this data. Raises InfeasibleError."""
+    with seeded(config.train.seed, epoch=0, device=torch.device(device)):
+        model = ConvNet(
+            config.model, data.train.image_shape, len(data.train.class_names), mean=data.mean, std=data.std
+        ).to(device)
+    return state_of_model(config, model, data.train, torch.device(device))
+
+
+def state_of_model(config: TrialConfig, model: ConvNet, train_set: ImageSet, device: torch.device) -> TrainState:
+    """A state at epoch 0 around a model."""
+    optimizer = build_optimizer(model, config.optimizer)
+    steps = len(batch_loader(train_set, config.train.batch_size, generator=torch.Generator()))
+    schedule = build_schedule(optimizer, config.optimizer, steps * config.train.epochs)
+    return TrainState(config, model, optimizer, schedule, train_set.image_shape, train_set.class_names, device)
+
+
+def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
+    """Train on until the config's last epoch, yielding after each; `state` is safe to save at every yield.
+
+    A non-finite loss ends training with a result marked `diverged`. On one CPU thread, going on from a saved state gives
+    the same numbers as never having stopped, to the bit.
+    """
+    config, device = state.config, state.device
+    order = torch.Generator()
+    train_loader = batch_loader(data.train, config.train.batch_size, device, order)
+    val_loader = batch_loader(data.val, max(config.train.batch_size, 256), device)
+    while not state.finished:
+        started = time.perf_counter()
+        epoch = state.epoch + 1
+        with seeded(config.train.seed, epoch, device) as seed:
+            order.manual_seed(seed)
+            train_loss, train_accuracy = train_epoch(state, data, train_loader)
+            trained = time.perf_counter()
+            val_loss, val_accuracy = evaluate(state.model, val_loader)
+        diverged = not (math.isfinite(train_loss) and math.isfinite(val_loss))
+        ended = time.perf_counter()
+        result = EpochResult(
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=math.nan if diverged else val_loss,
+            val_accuracy=WORST_VAL_ACCURACY if diverged else val_accuracy,
+            learning_rate=float(state.schedule.get_last_lr()[0]),
+            epoch_seconds=ended - started,
+            images_per_second=len(data.train.labels) / (trained - started),
+            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            diverged=diverged,
+        )
+        state.results.append(result)
+        yield result
+
+
+def train_epoch(
+    state: TrainState, data: TrainData, loader: DataLoader[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """One pass over the train split: (mean loss, accuracy). Ends early, with a NaN loss, where the loss is not finite."""
+    model, device = state.model, state.device
+    augment = augmentation(state.config.data, data.mean)
+    generator = torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
+    smoothing = state.config.train.label_smoothing
+    sums = Sums(device)
+    model.train()
+    for step, (images, labels) in enumerate(loader, start=1):
+        with autocast(device):
+            logits = model(augment(images, generator))
+        loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+        state.schedule.step()
+        sums.add(loss, logits, labels)
+        if step % STEPS_BETWEEN_LOSS_CHECKS == 0 and not sums.loss.isfinite():
+            return math.nan, 0.0
+    return sums.averages()
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[int]:
+    """Torch's global generators seeded from (seed, epoch) inside, and as they were afterwards; gives the seed drawn."""
+    mixed = seed * 1_000_003 + epoch  # epochs of one trial, and trials of one search, far apart
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(mixed)
+        yield mixed

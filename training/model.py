@@ -1,0 +1,106 @@
+"""ConvNet, and what it costs: parameters and multiply-adds counted without allocating it."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from training.config import ModelConfig
+from training.geometry import POOL_SIZE, LayerShape, Shape, network_layers
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+
+
+class ConvNet(nn.Module):
+    """Blocks of convolution, pooling, batch norm and activation, then a linear classifier.
+
+    Takes images as (N, C, H, W), uint8 or float in [0, 255], and returns logits (N, num_classes): the normalisation with
+    the train split's mean and std is part of the network, so that a checkpoint needs nothing else. Pooling comes before
+    norm and activation, which then cost a quarter (as in cifar10-airbench). Raises InfeasibleError for a network that
+    does not fit the input.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        input_shape: Shape,
+        num_classes: int,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        channels = input_shape[0]
+        self.register_buffer("mean", torch.tensor(mean or (0.0,) * channels).view(1, channels, 1, 1))
+        self.register_buffer("std", torch.tensor(std or (1.0,) * channels).view(1, channels, 1, 1))
+        features = network_layers(config, input_shape, num_classes)[-1].input_shape[0]
+        blocks = []
+        for layer in range(config.depth):
+            blocks.append(conv_block(config, layer, channels))
+            channels = config.channels(layer)
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1) if config.head == "average" else nn.Identity(),
+            nn.Flatten(),
+            nn.Dropout(config.dropout),
+        )
+        self.classifier = nn.Linear(features, num_classes)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
+        normalised = (images.float() - self.mean) / self.std
+        return self.classifier(self.head(self.blocks(normalised)))
+
+
+def conv_block(config: ModelConfig, layer: int, in_channels: int) -> nn.Sequential:
+    """Convolution, pooling, batch norm and activation of one layer; a bias only where no norm follows."""
+    out_channels = config.channels(layer)
+    parts: list[nn.Module] = [
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            config.at("kernel_size", layer),
+            stride=config.at("stride", layer),
+            padding=config.pixels_padded(layer),
+            bias=not config.batch_norm,
+        )
+    ]
+    if config.at("pooling", layer) != "none":
+        parts.append(POOLINGS[config.at("pooling", layer)](POOL_SIZE))
+    if config.batch_norm:
+        parts.append(nn.BatchNorm2d(out_channels))
+    parts.append(ACTIVATIONS[config.activation]())
+    return nn.Sequential(*parts)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer with what it costs for one image; the batch norm counts with its convolution."""
+
+    layer: LayerShape
+    num_params: int
+    multiply_adds: int  # of convolutions and the classifier; norms, pooling and activations are left out
+
+
+def network_costs(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[LayerCost]:
+    """Trainable parameters and multiply-adds layer by layer. Raises InfeasibleError."""
+    costs = []
+    for layer in network_layers(config, input_shape, num_classes):
+        num_params = multiply_adds = 0
+        if layer.name.startswith("conv"):
+            out_channels, height, width = layer.output_shape
+            weights = layer.input_shape[0] * out_channels * layer.kernel_size**2
+            num_params = weights + out_channels * (2 if config.batch_norm else 1)
+            multiply_adds = weights * height * width
+        elif layer.name == "classifier":
+            multiply_adds = prod((*layer.input_shape, *layer.output_shape))
+            num_params = multiply_adds + layer.output_shape[0]
+        costs.append(LayerCost(layer, num_params, multiply_adds))
+    return costs
+
+
+def count_costs(config: ModelConfig, input_shape: Shape, num_classes: int) -> tuple[int, int]:
+    """(num_params, multiply_adds for one image) of a network. Raises InfeasibleError."""
+    costs = network_costs(config, input_shape, num_classes)
+    return sum(cost.num_params for cost in costs), sum(cost.multiply_adds for cost in costs)

@@ -1,0 +1,38 @@
+"""Optimizers and learning-rate schedules by name."""
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from training.config import OptimizerConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """The optimizer of a config; weight decay acts on convolution and linear weights, not on norms and biases."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    match config.name:
+        case "sgd":
+            nesterov = config.nesterov and config.momentum > 0
+            return SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+        case "adam":
+            return Adam(groups, lr=config.learning_rate, fused=True)
+        case "adamw":
+            return AdamW(groups, lr=config.learning_rate, fused=True)
+        case "rmsprop":
+            return RMSprop(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int) -> LRScheduler:
+    """A schedule stepped after every batch, spanning `total_steps`; `learning_rate` is its highest value."""
+    match config.schedule:
+        case "constant":
+            return ConstantLR(optimizer, factor=1.0)
+        case "cosine":
+            return CosineAnnealingLR(optimizer, T_max=total_steps)
+        case "one_cycle":  # rises over the first 30 %; the momentum stays what the config says
+            return OneCycleLR(optimizer, config.learning_rate, total_steps=total_steps, cycle_momentum=False)
