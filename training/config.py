@@ -161,24 +161,22 @@ class TrialConfig(FrozenConfig):
             if is_layer_path(path):
                 field, layer = path.split(".")[1], int(path.split(".")[2])
                 if not isinstance(model[field], list):
-                    model[field] = _one_per_layer(model[field], int(model["depth"]))
-                    if field == "width":
-                        model["width_growth"] = 1.0
+                    model[field] = self._one_per_layer(field, int(model["depth"]))
                 if layer < len(model[field]):
                     model[field][layer] = value
         return validate(TrialConfig, nested)
+
+    def _one_per_layer(self, field: str, depth: int) -> list[Any]:
+        """A field's values for `depth` layers; beyond the last layer of a list its value is repeated."""
+        if field == "width" and not isinstance(self.model.width, tuple):
+            return [self.model.channels(layer) for layer in range(depth)]
+        return [self.model.at(field, min(layer, self.model.depth - 1)) for layer in range(depth)]
 
 
 def is_layer_path(path: str) -> bool:
     """Whether a path names one layer of a per-layer field, such as `model.kernel_size.0`."""
     section, *rest = path.split(".")
     return section == "model" and len(rest) == 2 and rest[0] in PER_LAYER_FIELDS and rest[1].isdecimal()
-
-
-def _one_per_layer(value: Any, depth: int) -> list[Any]:
-    """One value per layer; where the depth has changed a list is cut, or its last value repeated."""
-    values = list(value) if isinstance(value, tuple) else [value]
-    return (values + [values[-1]] * depth)[:depth]
 
 
 def config_paths(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -207,13 +205,17 @@ def validate(config: type[C], values: Any) -> C:
 def _describe(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
     known = list(config_paths(config))
     sections = [name for name in config.model_fields]
+    problems: dict[str, tuple[list[str], Any]] = {}
     for item in error.errors():
-        # Pydantic puts the branch of a union behind the key ("int", "tuple[...]"): keep what a user wrote.
-        parts = [str(part) for part in item["loc"]]
-        path = ".".join(parts[:2] if parts and parts[0] in ("data", "model", "optimizer", "train") else parts)
+        path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            yield unknown_key(".".join(parts), known + sections)
+            yield unknown_key(path, known + sections)
+        elif item["type"] == "value_error":
+            message = item["msg"].removeprefix("Value error, ")
+            yield f"{path}: {message}" if path else message
         else:
-            constraint = item["msg"].removeprefix("Value error, ")
-            got = "" if item["type"] == "value_error" else f", got {item['input']!r}"
-            yield f"{path}: {constraint}{got}" if path else constraint + got
+            # Of a union, pydantic reports every branch, named behind the key ("int", "tuple[...]"): one line for all.
+            key = next((k for k in known if path == k or path.startswith(f"{k}.")), path)
+            problems.setdefault(key, ([], item["input"]))[0].append(item["msg"].removeprefix("Input "))
+    for key, (constraints, got) in problems.items():
+        yield f"{key}: {' or '.join(dict.fromkeys(constraints))}, got {got!r}"
