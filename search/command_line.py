@@ -1,0 +1,234 @@
+"""The command line of run_search.py: flags and --set over a YAML file, the choice of the data set, the last words."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
+from search.run_directory import CONFIG, SearchError, create_run, open_run
+from training.config import ConfigError, validate
+from training.data import cifar_is_available
+
+if TYPE_CHECKING:
+    from search.tuner import Outcome
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+DIGITS_NOTICE = (
+    "CIFAR-10 is neither in {data_dir} nor reachable, so this search uses scikit-learn's handwritten digits instead. "
+    "For CIFAR-10 put cifar-10-python.tar.gz into that directory or connect to the internet, and add --dataset cifar10."
+)
+FLAG_PATHS = {  # flags that set one config path
+    "num_samples": "search.num_samples",
+    "seed": "search.seed",
+    "time_budget": "search.time_budget",
+    "data_dir": "data.data_dir",
+    "sampler": "sampler.name",
+    "scheduler": "scheduler.name",
+    "cpus_per_trial": "resources.cpus_per_trial",
+    "gpus_per_trial": "resources.gpus_per_trial",
+    "max_concurrent": "resources.max_concurrent",
+    "address": "resources.address",
+}
+EPILOG = """\
+examples
+  python run_search.py --num-samples 50                     search on CIFAR-10, downloaded on first use
+  python run_search.py --dry-run                            show the config, the space and three sampled networks
+  python run_search.py --dataset folder:~/photos            on your images: photos/train/CLASS/*, photos/test/CLASS/*
+  python run_search.py --set train.epochs=20 --set model.depth=5
+  python run_search.py --set 'space.model.kernel_size={choice: [3, 5], per_layer: true}'
+  python run_search.py --sampler random --scheduler none    a baseline to compare with
+  python run_search.py --resume runs/NAME                   after Ctrl-C or a crash: no finished epoch is lost
+  python run_search.py --resume runs/NAME --num-samples 100 search further
+  python -m analysis runs/NAME                              what the best model is worth
+
+exit codes
+  0 the search ended by itself   1 no trial succeeded, or storage failed   2 bad input   130 interrupted; can be resumed
+"""
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a command line; exits with 2 and a message for bad ones."""
+    parser = argparse.ArgumentParser(
+        prog="run_search.py",
+        description="Search over convolutional networks and training recipes: Optuna proposes trials, Ray runs them, "
+        "ASHA stops the hopeless ones. Results go to RUNS_DIR/NAME.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to search")
+    what.add_argument("--config", type=Path, metavar="FILE", help="the search as YAML (default: configs/cifar10.yaml)")
+    what.add_argument("--num-samples", type=int, metavar="N", help="trials to train (default: 50)")
+    what.add_argument("--time-budget", metavar="TIME", help="wall clock after which no epoch is begun: 90s, 30m, 2h")
+    what.add_argument(
+        "--dataset",
+        metavar="auto|cifar10|cifar100|digits|folder:PATH",
+        help="the images; auto takes CIFAR-10, or digits where that cannot be had (default: auto, or the config's)",
+    )
+    what.add_argument("--data-dir", metavar="DIR", help="downloads and decoded folders (default: data)")
+    what.add_argument("--seed", type=int, metavar="N", help="of split, sampler and trials (default: 0)")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="set any path of the config, e.g. model.depth=4; repeatable; space.PATH=null fixes a path at its default",
+    )
+    how = parser.add_argument_group("how to search")
+    how.add_argument("--sampler", metavar="tpe|random", help="what proposes trials (default: tpe)")
+    how.add_argument("--scheduler", metavar="asha|none", help="what stops trials early (default: asha)")
+    where = parser.add_argument_group("where it runs, and where results go")
+    where.add_argument("--name", help="of the run directory (default: DATASET-YYYYMMDD-HHMMSS)")
+    where.add_argument(
+        "--runs-dir", "--storage-path", type=str, default="runs", metavar="DIR", help="holds run directories (default: runs)"
+    )
+    where.add_argument("--cpus-per-trial", type=float, metavar="X", help="cores, and threads, of a trial (default: 1)")
+    where.add_argument("--gpus-per-trial", type=float, metavar="X", help="may be a fraction (default: a share of each GPU)")
+    where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: what the resources hold)")
+    where.add_argument("--address", metavar="ADDR", help="of a Ray cluster, or auto (default: start Ray on this machine)")
+    other = parser.add_argument_group("other ways to run")
+    other.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run directory")
+    other.add_argument("--dry-run", action="store_true", help="show what would be searched, train nothing")
+    return parser.parse_args(arguments)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for: a validated config and the run directory it belongs to."""
+
+    config: SearchConfig
+    run: Path
+    resume: bool
+
+    def announce(self, console: Console) -> None:
+        if self.config.search.notice:
+            console.print(Panel(Text(self.config.search.notice), title="NOTICE", border_style="bold yellow"))
+        verb = "Going on with" if self.resume else "Searching in"
+        console.print(Text(f"{verb} {self.run}: {self.config.search.num_samples} trials on {self.config.data.dataset}"))
+        console.print(Text(f"Learning curves: tensorboard --logdir {shlex.quote(str(self.run))}", style="dim"))
+
+    def make_directory(self) -> None:
+        if not self.resume:
+            create_run(self.run)
+
+
+def plan_search(options: argparse.Namespace) -> Plan:
+    """Config and run directory of a command line. Raises ConfigError and SearchError."""
+    overrides = dict(_overrides(options))
+    if options.resume is not None:
+        return _plan_resume(options, overrides)
+    config = _resolve_paths(_load(options, overrides))
+    dataset = config.data.dataset.partition(":")[0]
+    name = options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise ConfigError([f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got {name!r}"])
+    run = _runs_dir(options.runs_dir) / name
+    if run.exists() and not options.dry_run:
+        raise SearchError(f"{run} exists already. Choose another --name, or go on with --resume {run}")
+    return Plan(config, run, resume=False)
+
+
+def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
+    """Print the leaderboard and what to do next; gives the exit code."""
+    from search.progress import leaderboard
+
+    run = shlex.quote(_shortest(plan.run))
+    if outcome.interrupted:
+        console.print(Text(f"Stopped. Nothing is lost; go on with:\n  python run_search.py --resume {run}"))
+        return 130
+    failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
+    if outcome.gave_up:
+        console.print(Text(f"The search stopped: {outcome.gave_up}. Widen the space or the bounds in search.", "bold red"))
+    if failed:
+        reason = failed[0].user_attrs.get("reason", "unknown")
+        console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
+    if all(trial.value is None for trial in outcome.trials):
+        console.print(Text(f"No trial succeeded. What there is: {run}", "bold red"))
+        return 1
+    console.print(leaderboard(outcome.trials))
+    console.print(Text(f"Results: {run}\nEvaluate the best model on the test set:\n  python -m analysis {run}"))
+    return 0
+
+
+def _overrides(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """(path, value) of every flag given, then of every --set. Raises ConfigError."""
+    for assignment in options.set:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError([f"--set: must be PATH=VALUE, such as model.depth=4, got {assignment!r}"])
+        try:
+            yield path.strip(), _number_with_exponent(yaml.safe_load(text))
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError([f"--set {path}: not a YAML value: {text!r} ({error})"]) from None
+    for flag, path in FLAG_PATHS.items():
+        if getattr(options, flag) is not None:
+            yield path, getattr(options, flag)
+    if options.dataset not in (None, "auto"):
+        yield "data.dataset", options.dataset
+
+
+def _number_with_exponent(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a user means a number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def _load(options: argparse.Namespace, overrides: dict[str, Any]) -> SearchConfig:
+    if options.config is not None:
+        return load_config(options.config, overrides)
+    dataset = overrides.get("data.dataset")
+    if dataset is not None:
+        return load_config(CONFIGS / ("digits.yaml" if dataset == "digits" else "cifar10.yaml"), overrides)
+    config = load_config(CONFIGS / "cifar10.yaml", overrides)
+    if cifar_is_available(config.data):
+        return config
+    notice = DIGITS_NOTICE.format(data_dir=Path(config.data.data_dir).expanduser().resolve())
+    return load_config(CONFIGS / "digits.yaml", {**overrides, "search.notice": notice})
+
+
+def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
+    run = options.resume.expanduser().resolve()
+    open_run(run)
+    values = read_yaml(run / CONFIG)
+    saved = parse_config(values, {})
+    wanted = parse_config(read_yaml(options.config) if options.config else values, overrides)
+    wanted = _resolve_paths(wanted)
+    errors = contradictions(saved, wanted)
+    if options.name is not None and options.name != run.name:
+        errors.append(f"--name: a resumed search keeps its name {run.name!r}, got {options.name!r}")
+    if errors:
+        raise ConfigError(errors)
+    return Plan(wanted, run, resume=True)
+
+
+def _resolve_paths(config: SearchConfig) -> SearchConfig:
+    """Paths made absolute: Ray's workers run in other directories."""
+    data = config.data.model_dump()
+    data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
+    if data["dataset"].startswith("folder:"):
+        data["dataset"] = f"folder:{Path(data['dataset'].removeprefix('folder:')).expanduser().resolve()}"
+    return config.model_copy(update={"data": validate(type(config.data), data)})
+
+
+def _runs_dir(text: str) -> Path:
+    if "://" in text:
+        raise ConfigError([f"--runs-dir: must be a directory that every node can write, got the URL {text!r}"])
+    return Path(text).expanduser().resolve()
+
+
+def _shortest(path: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+

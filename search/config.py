@@ -1,0 +1,204 @@
+"""SearchConfig: one YAML file and the overrides of a command line, validated as a whole. Knows no Ray."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator
+
+from search.space import SearchSpace, SpaceEntry
+from training.config import (
+    ConfigError,
+    DataConfig,
+    FrozenConfig,
+    ModelConfig,
+    NonNegativeInt,
+    OptimizerConfig,
+    PositiveFloat,
+    PositiveInt,
+    TrainConfig,
+    TrialConfig,
+    config_paths,
+    unknown_key,
+    validate,
+)
+from training.geometry import InfeasibleError
+from training.model import count_costs
+
+DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
+# What --resume may change: the budget, and where and on what the search runs.
+RESUMABLE_PATHS = frozenset({"search.num_samples", "search.time_budget", "data.data_dir"})
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class SearchSection(FrozenConfig):
+    """The budget, and what no network may cost."""
+
+    num_samples: PositiveInt = 50  # trials
+    seed: NonNegativeInt = 0  # of the split, the sampler and, with their numbers, of the trials
+    time_budget: str | None = None  # wall clock, e.g. 90s, 30m, 2h; no new epoch is begun after it
+    max_params: PositiveInt | None = None  # larger networks are infeasible
+    max_multiply_adds: PositiveInt | None = None  # for one image; costlier networks are infeasible
+    notice: str | None = None  # what the command line decided and every report has to repeat
+
+    @field_validator("time_budget")
+    @classmethod
+    def _is_a_duration(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", value):
+            raise ValueError(f"must be a number and a unit, such as 90s, 30m or 2h, got {value!r}")
+        return value
+
+    @property
+    def time_budget_seconds(self) -> float | None:
+        return None if self.time_budget is None else float(self.time_budget[:-1]) * SECONDS[self.time_budget[-1]]
+
+
+class SamplerConfig(FrozenConfig):
+    """What proposes."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    startup_trials: NonNegativeInt = 10  # drawn at random before TPE models anything
+
+
+class SchedulerConfig(FrozenConfig):
+    """What stops early. Rungs are at grace_epochs * reduction_factor**k, up to train.epochs."""
+
+    name: Literal["asha", "none"] = "asha"
+    grace_epochs: PositiveInt = 1  # no trial is stopped before
+    reduction_factor: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 3.0  # the best 1/factor of a rung go on
+
+
+class ResourcesConfig(FrozenConfig):
+    """What a trial gets, and how many run at a time; null means: from what the machine or cluster has."""
+
+    cpus_per_trial: PositiveFloat = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None  # fractions share a GPU
+    max_concurrent: PositiveInt | None = None  # trials at a time
+    max_failures: NonNegativeInt = 2  # restarts of a trial whose worker or node died
+    address: str | None = None  # of a Ray cluster; null starts Ray on this machine
+
+
+class SearchConfig(FrozenConfig):
+    """A whole search: the config of trial 0, the space around it, and how it is searched."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    search: SearchSection = SearchSection()
+    sampler: SamplerConfig = SamplerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    space: dict[str, SpaceEntry] = Field(default_factory=dict)
+
+    @property
+    def base(self) -> TrialConfig:
+        """The config of trial 0 but for its seed; the split's seed is the search's."""
+        data = self.data.model_copy(update={"split_seed": self.search.seed})
+        return TrialConfig(data=data, model=self.model, optimizer=self.optimizer, train=self.train)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace(self.space, self.base)
+
+    def to_yaml(self) -> str:
+        values = self.model_dump(mode="json")
+        values["space"] = {path: entry.model_dump(mode="json", by_alias=True, exclude_defaults=True) for path, entry in self.space.items()}
+        for path in DERIVED_PATHS:
+            section, _, field = path.partition(".")
+            del values[section][field]
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> SearchConfig:
+    """Read a search's YAML, apply overrides by dotted path, validate. Raises ConfigError with every error found."""
+    return parse_config(read_yaml(file), overrides or {})
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; {} where it is empty. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError([f"{file}: cannot be read as YAML: {error}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError([f"{file}: must be a mapping of sections such as `model:`, got {type(values).__name__}"])
+    return values
+
+
+def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> SearchConfig:
+    """Validate a config and its space. Raises ConfigError with every error found."""
+    nested = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    errors = []
+    known = [*config_paths(SearchConfig), "space"]
+    for path, value in overrides.items():
+        section, _, field = path.partition(".")
+        target = nested.setdefault(section, {}) if section in SearchConfig.model_fields else None
+        if section == "space" and field and isinstance(target, dict):
+            if value is None:
+                target.pop(field, None)  # --set space.PATH=null takes a path out of the space
+            else:
+                target[field] = value
+        elif path not in known or not isinstance(target, dict):
+            errors.append(unknown_key(path, known))
+        else:
+            target[field] = value
+    for path, source in DERIVED_PATHS.items():
+        section, _, field = path.partition(".")
+        if isinstance(nested.get(section), dict) and field in nested[section]:
+            errors.append(f"{path}: follows from {source}; set that instead")
+            nested[section] = {key: value for key, value in nested[section].items() if key != field}
+    nested = {key: {} if value is None else value for key, value in nested.items()}  # an empty section
+    try:
+        config = validate(SearchConfig, nested)
+    except ConfigError as error:
+        raise ConfigError(errors + error.errors) from None
+    try:
+        config.search_space.default_params()
+        if config.scheduler.grace_epochs > config.train.epochs:
+            limits = f"got {config.scheduler.grace_epochs} > {config.train.epochs}"
+            errors.append(f"scheduler.grace_epochs: must be at most train.epochs, {limits}")
+    except ConfigError as error:
+        errors += error.errors
+    if errors:
+        raise ConfigError(errors)
+    return config
+
+
+def why_infeasible(config: TrialConfig, bounds: SearchSection, num_classes: int) -> tuple[str, float] | None:
+    """(reason, violation > 0) for a network that cannot exist or costs more than allowed, else None."""
+    try:
+        num_params, multiply_adds = count_costs(config.model, (3, config.data.image_size, config.data.image_size), num_classes)
+    except InfeasibleError as error:
+        return f"impossible network: {error}", 1.0
+    for name, cost, bound in (
+        ("params", num_params, bounds.max_params),
+        ("multiply_adds", multiply_adds, bounds.max_multiply_adds),
+    ):
+        if bound is not None and cost > bound:
+            return f"num_{name} {cost:,} > search.max_{name} {bound:,}".replace("num_mul", "mul"), cost / bound - 1
+    return None
+
+
+def check_defaults(config: SearchConfig, num_classes: int) -> None:
+    """Refuse a config whose own network is impossible or above a bound. Raises ConfigError."""
+    problem = why_infeasible(config.base, config.search, num_classes)
+    if problem:
+        raise ConfigError([f"model: the default network must be feasible, but it is not: {problem[0]}"])
+
+
+def contradictions(saved: SearchConfig, wanted: SearchConfig) -> list[str]:
+    """What --resume is asked to change and may not, one line for each path."""
+    before, after = saved.model_dump(), wanted.model_dump()
+    errors = []
+    for path in [*config_paths(SearchConfig), *(f"space.{path}" for path in {**saved.space, **wanted.space})]:
+        section, _, field = path.partition(".")
+        old, new = before[section].get(field), after[section].get(field)
+        changeable = path in RESUMABLE_PATHS or section == "resources" or path in ("space", "search.notice")
+        if field and old != new and not changeable:
+            errors.append(f"{path}: this search was started with {old!r}; --resume cannot make it {new!r}. Start a new search.")
+    return errors

@@ -1,0 +1,192 @@
+"""What a user sees while a search runs: a live view on a terminal, plain lines elsewhere, and TensorBoard's curves."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune import Callback
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from torch.utils.tensorboard import SummaryWriter
+
+from search.searcher import METRIC, TIME_ATTR, StudySearcher
+from training.config import TrialConfig
+
+CURVES = {
+    "loss/train": "train_loss",
+    "loss/val": "val_loss",
+    "accuracy/train": "train_accuracy",
+    "accuracy/val": "val_accuracy",
+    "learning_rate": "learning_rate",
+    "epoch_seconds": "epoch_seconds",
+}
+
+
+def describe_params(params: Mapping[str, Any]) -> str:
+    """`depth=4 kernel_size=3 optimizer=sgd learning_rate=0.05`, in the order given."""
+    words = []
+    for path, value in params.items():
+        section, _, field = path.partition(".")
+        text = f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+        words.append(f"{section if field == 'name' else field}={text}")
+    return " ".join(words)
+
+
+def describe_ending(trial: FrozenTrial) -> str:
+    """`COMPLETE`, `PRUNED by asha`, `FAIL: reason`."""
+    if trial.state == TrialState.FAIL:
+        return f"FAIL: {trial.user_attrs.get('reason', 'unknown reason')}"
+    stopped_by = trial.user_attrs.get("stopped_by")
+    return trial.state.name + (f" by {stopped_by}" if stopped_by else "")
+
+
+class Progress(Callback):
+    """Ray calls it with every result; it draws, writes TensorBoard events, and tells the searcher why a trial failed."""
+
+    def __init__(self, searcher: StudySearcher, run: Path, console: Console) -> None:
+        self.searcher, self.run, self.console = searcher, run, console
+        self.started = time.monotonic()
+        self.finished_before = searcher.num_finished
+        self.num_epochs = 0
+        self.states: dict[str, int] = {}
+        self.latest: dict[str, tuple[int, float]] = {}  # Ray's id of a live trial: (epoch, val_accuracy)
+        self.best: tuple[float, int, dict[str, Any]] | None = None  # of COMPLETE trials
+        self.writers: dict[str, SummaryWriter] = {}
+        for trial in searcher.study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                self._count(trial)
+        self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+        for writer in self.writers.values():
+            writer.close()
+
+    # What Ray calls
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        epoch = int(result[TIME_ATTR])
+        if self.latest.get(trial.trial_id, (0, 0.0))[0] < epoch:
+            self.num_epochs += 1
+            self.latest[trial.trial_id] = epoch, float(result[METRIC])
+            self._write_curves(trial, epoch, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.searcher.fail(trial.trial_id, _failure_reason(trial))
+        self._end(trial)
+
+    # Counting and drawing
+
+    def _end(self, trial: Any) -> None:
+        epoch, _ = self.latest.pop(trial.trial_id, (0, 0.0))
+        if trial.trial_id in self.writers:
+            self.writers.pop(trial.trial_id).close()
+        number = trial.config["number"]
+        frozen = self.searcher.study.get_trials(deepcopy=False)[number]
+        if not frozen.state.is_finished():
+            return  # interrupted
+        self._count(frozen)
+        value = f"val_accuracy {frozen.value:.4f} at epoch {epoch}" if frozen.value is not None else ""
+        best = f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "none complete yet"
+        done = f"{self.searcher.num_finished}/{self.searcher.config.search.num_samples} trials"
+        self.console.print(
+            f"{done}  trial {number} {describe_ending(frozen)}  {value}  {describe_params(frozen.params)}  [{best}]",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _count(self, trial: FrozenTrial) -> None:
+        kind = trial.user_attrs.get("stopped_by", trial.state.name)
+        kind = kind if kind == "infeasible" else trial.state.name
+        self.states[kind] = self.states.get(kind, 0) + 1
+        if trial.state == TrialState.COMPLETE and trial.value is not None and "source" not in trial.user_attrs:
+            self.best = max(self.best or (-1.0, -1, {}), (trial.value, trial.number, trial.params), key=lambda b: b[0])
+
+    def _draw(self) -> Group:
+        total, finished = self.searcher.config.search.num_samples, self.searcher.num_finished
+        seconds = time.monotonic() - self.started
+        done_here = finished - self.finished_before
+        left = f"{_clock(seconds / done_here * (total - finished))} left" if done_here else "time left: not known yet"
+        infeasible = max(self.searcher.num_infeasible, self.states.get("infeasible", 0))
+        counts = (
+            f"{finished}/{total} trials  {len(self.latest)} running  {self.states.get('COMPLETE', 0)} complete  "
+            f"{self.states.get('PRUNED', 0)} pruned  {self.states.get('FAIL', 0)} failed  {infeasible} infeasible\n"
+            f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
+        )
+        return Group(ProgressBar(total=total, completed=finished), Text(counts), self._draw_best(), self._draw_running())
+
+    def _draw_best(self) -> Text:
+        if self.best is None:
+            return Text("no trial has completed yet", style="dim")
+        value, number, params = self.best
+        return Text(f"best val_accuracy {value:.4f}, trial {number}: {describe_params(params)}", style="bold")
+
+    def _draw_running(self) -> Table:
+        table = Table("trial", "epoch", "val_accuracy", "configuration", box=None, padding=(0, 2, 0, 0))
+        for trial_id, live in list(self.searcher.live.items()):
+            epoch, value = self.latest.get(trial_id, (0, float("nan")))
+            progress = f"{epoch}/{live.config.train.epochs}"
+            accuracy = f"{value:.4f}" if epoch else "-"
+            table.add_row(str(live.number), progress, accuracy, Text(describe_params(live.trial.params), no_wrap=True))
+        return table
+
+    def _write_curves(self, trial: Any, epoch: int, result: Mapping[str, Any]) -> None:
+        if trial.trial_id not in self.writers:
+            directory = self.run / trial_directory(trial)
+            self.writers[trial.trial_id] = SummaryWriter(str(directory), flush_secs=5)
+        for tag, key in CURVES.items():
+            self.writers[trial.trial_id].add_scalar(tag, float(result[key]), epoch)
+
+
+def trial_directory(trial: Any) -> str:
+    """`trial_0007_<Ray's id>`."""
+    return f"trial_{trial.config['number']:04d}_{trial.trial_id}"
+
+
+def leaderboard(trials: list[FrozenTrial], rows: int = 10) -> Table:
+    """The best trials: COMPLETE ones by val_accuracy, then PRUNED ones by how far they got."""
+    ranked = sorted(
+        (trial for trial in trials if trial.value is not None and "source" not in trial.user_attrs),
+        key=lambda trial: (trial.state == TrialState.COMPLETE, len(trial.intermediate_values), trial.value or 0.0),
+        reverse=True,
+    )
+    table = Table("trial", "val accuracy", "epochs", "params", "multiply-adds", "ending", "configuration")
+    for trial in ranked[:rows]:
+        table.add_row(
+            f"{trial.number} (defaults)" if trial.number == 0 else str(trial.number),
+            f"{trial.value:.4f}",
+            str(max(trial.intermediate_values, default=0)),
+            f"{trial.user_attrs.get('num_params', 0):,}",
+            f"{trial.user_attrs.get('multiply_adds', 0) / 1e6:.1f} M",
+            describe_ending(trial),
+            Text(describe_params(trial.params)),
+        )
+    return table
+
+
+def _failure_reason(trial: Any) -> str:
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+        return lines[-1].strip()[:500]
+    except (OSError, TypeError, IndexError):
+        return "the worker died"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

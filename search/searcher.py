@@ -1,0 +1,231 @@
+"""The bridge between the study and Ray: hands out trials, tells the study how they ended, refills ASHA's rungs.
+
+Optuna's journal is the record and Ray the executor: nothing here reads what Ray saved.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from search.config import SamplerConfig, SearchConfig, why_infeasible
+from training.config import ConfigError, TrialConfig
+from training.model import count_costs
+
+METRIC, TIME_ATTR = "val_accuracy", "epoch"
+INFEASIBLE_IN_A_ROW = 1000  # proposals after which a search gives up
+FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def counts_towards_num_samples(trial: FrozenTrial) -> bool:
+    """Whether a finished trial is one of the N: infeasible ones and those of earlier searches are not."""
+    foreign = "source" in trial.user_attrs
+    return trial.state in FINISHED_STATES and not foreign and trial.user_attrs.get("stopped_by") != "infeasible"
+
+
+def trial_seed(search_seed: int, number: int) -> int:
+    """The seed of a trial, from the search's seed and the trial's number."""
+    return int(np.random.SeedSequence([search_seed, number]).generate_state(1)[0])
+
+
+def build_sampler(config: SamplerConfig, seed: int, num_trials: int) -> optuna.samplers.BaseSampler:
+    """The sampler, seeded by the search's seed and the trials already in the study."""
+    sampler_seed = int(np.random.SeedSequence([seed, num_trials]).generate_state(1)[0])
+    if config.name == "random":
+        return optuna.samplers.RandomSampler(seed=sampler_seed)
+    return optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=config.startup_trials)
+
+
+@dataclass
+class LiveTrial:
+    """A trial that is handed out or about to be; `reported` are the epochs that the study has."""
+
+    trial: Trial
+    config: TrialConfig
+    start_from: Path | None = None  # checkpoint
+    reported: set[int] = field(default_factory=set)
+    out_of_time: bool = False
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+class StudySearcher(Searcher):
+    """Hands out `pending` trials first, then asks the study for new ones until N; see DESIGN's table of endings."""
+
+    def __init__(
+        self, study: optuna.Study, config: SearchConfig, num_classes: int, pending: list[LiveTrial] | None = None
+    ) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.study, self.config, self.num_classes = study, config, num_classes
+        self.space = config.search_space
+        self.pending = list(pending or [])
+        self.live: dict[str, LiveTrial] = {}  # by Ray's trial id
+        self.num_finished = sum(counts_towards_num_samples(trial) for trial in study.get_trials(deepcopy=False))
+        self.num_infeasible = 0  # proposals, in this process
+        self.infeasible_reason: str | None = None  # set where the search gave up
+        self.closed = False  # no new trials: the time is over
+
+    # What Ray calls
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A trial's number, config (JSON) and checkpoint to start from; None: not now; FINISHED: no more."""
+        limit = self.config.resources.max_concurrent
+        if limit is not None and len(self.live) >= limit:
+            return None
+        if self.closed or self.infeasible_reason:
+            return Searcher.FINISHED
+        if self.pending:
+            live = self.pending.pop(0)
+        elif self.num_finished + len(self.live) >= self.config.search.num_samples:
+            return Searcher.FINISHED
+        else:
+            proposed = self.propose()
+            if proposed is None:
+                return Searcher.FINISHED
+            live = proposed
+        self.live[trial_id] = live
+        return {
+            "number": live.number,
+            "trial_config": live.config.model_dump_json(),
+            "start_from": None if live.start_from is None else str(live.start_from),
+        }
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        live = self.live[trial_id]
+        epoch = int(result[TIME_ATTR])
+        if epoch not in live.reported:
+            live.trial.report(float(result[METRIC]), epoch)
+            live.reported.add(epoch)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        # Without a result a trial was interrupted before its first epoch: it stays RUNNING, which is how resume
+        # finds it. After an error Ray's callback brings the reason: see `fail`.
+        if error or result is None or METRIC not in result:
+            return
+        self.on_trial_result(trial_id, result)
+        live = self.live.pop(trial_id)
+        self.num_finished += 1
+        if result["diverged"]:
+            end_trial(self.study, live.trial, "diverged", f"the loss was not finite in epoch {result[TIME_ATTR]}")
+        elif int(result[TIME_ATTR]) >= self.config.train.epochs:
+            self.study.tell(live.trial, float(result[METRIC]))
+        else:
+            end_trial(self.study, live.trial, "time_budget" if live.out_of_time else "asha")
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str) -> None:
+        """Nothing: the study's journal is the only record."""
+
+    # What the tuner and its callback call
+
+    def fail(self, trial_id: str, reason: str) -> None:
+        """A trial has crashed for good."""
+        live = self.live.pop(trial_id, None)
+        if live is not None:
+            self.num_finished += 1
+            live.trial.set_user_attr("reason", reason)
+            self.study.tell(live.trial, state=TrialState.FAIL)
+
+    def is_out_of_time(self, trial_id: str) -> bool:
+        """Mark a trial as stopped by the time budget (for RunConfig.stop)."""
+        if self.closed and trial_id in self.live:
+            self.live[trial_id].out_of_time = True
+        return self.closed
+
+    def propose(self) -> LiveTrial | None:
+        """The study's next feasible trial; infeasible ones are told to it. None after 1,000 in a row."""
+        reasons: Counter[str] = Counter()
+        while len(reasons) == 0 or reasons.total() < INFEASIBLE_IN_A_ROW:
+            live = self.prepare(self.study.ask(), reasons)
+            if live is not None:
+                return live
+        reason, _ = reasons.most_common(1)[0]
+        self.infeasible_reason = f"{INFEASIBLE_IN_A_ROW:,} infeasible proposals in a row, most often: {reason}"
+        return None
+
+    def prepare(self, trial: Trial, reasons: Counter[str] | None = None) -> LiveTrial | None:
+        """Draw what is not drawn yet and check the network; None where the study was told that it is infeasible."""
+        params = self.space.suggest(trial)
+        problem: tuple[str, float] | None
+        try:
+            config = self.space.apply(params)
+            problem = why_infeasible(config, self.config.search, self.num_classes)
+        except ConfigError as error:
+            problem = "; ".join(error.errors), 1.0
+        if problem:
+            reason, violation = problem
+            trial.set_constraint("feasible", violation)
+            end_trial(self.study, trial, "infeasible", reason)
+            self.num_infeasible += 1
+            if reasons is not None:
+                reasons[reason.partition(" (")[0]] += 1
+            return None
+        seed = trial_seed(self.config.search.seed, trial.number)
+        config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        size = config.data.image_size
+        num_params, multiply_adds = count_costs(config.model, (3, size, size), self.num_classes)
+        if "num_params" not in trial.user_attrs:
+            trial.set_user_attr("num_params", num_params)
+            trial.set_user_attr("multiply_adds", multiply_adds)
+        return LiveTrial(trial, config)
+
+
+def end_trial(study: optuna.Study, trial: Trial, stopped_by: str, reason: str | None = None) -> None:
+    """PRUNED, with who stopped it and why."""
+    trial.set_user_attr("stopped_by", stopped_by)
+    if reason is not None:
+        trial.set_user_attr("reason", reason)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+class NumberedASHA(ASHAScheduler):
+    """ASHA that keys rungs by our trial number, so that a continued trial stands in each rung once.
+
+    Trial 0, the defaults, is recorded at rungs and never stopped.
+    """
+
+    def __init__(self, config: SearchConfig) -> None:
+        super().__init__(
+            time_attr=TIME_ATTR,
+            metric=METRIC,
+            mode="max",
+            max_t=config.train.epochs,
+            grace_period=config.scheduler.grace_epochs,
+            reduction_factor=config.scheduler.reduction_factor,
+        )
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, _numbered(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, _numbered(trial), result)
+        is_last_epoch = result[TIME_ATTR] >= self._max_t
+        return TrialScheduler.CONTINUE if trial.config["number"] == 0 and not is_last_epoch else decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, _numbered(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_remove(tune_controller, _numbered(trial))
+
+    def refill(self, study: optuna.Study) -> None:
+        """Record what the study's trials reached at every rung, as if they had just run. Foreign trials fill none."""
+        for frozen in study.get_trials(deepcopy=False):
+            if frozen.intermediate_values and "source" not in frozen.user_attrs:
+                trial = SimpleNamespace(config={"number": frozen.number})
+                self.on_trial_add(None, trial)
+                for epoch, value in sorted(frozen.intermediate_values.items()):
+                    self.on_trial_result(None, trial, {TIME_ATTR: epoch, METRIC: value})
+
+
+def _numbered(trial: Any) -> Any:
+    return SimpleNamespace(trial_id=str(trial.config["number"]))

@@ -1,0 +1,210 @@
+"""The search space: config path -> distribution; what an Optuna trial suggests, and the trial's config made of it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+from pydantic import Field, model_validator
+
+from training.config import (
+    PER_LAYER_FIELDS,
+    ConfigError,
+    FrozenConfig,
+    TrialConfig,
+    config_paths,
+    unknown_key,
+)
+
+Scalar = bool | int | float | str
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+# What all trials of a search share: the data are loaded once, and rungs are compared at equal epochs.
+FIXED_PATHS = frozenset(
+    {
+        "data.dataset",
+        "data.data_dir",
+        "data.image_size",
+        "data.val_fraction",
+        "data.split_seed",
+        "train.epochs",
+        "train.seed",
+    }
+)
+
+
+class SpaceEntry(FrozenConfig):
+    """One line of a space: exactly one of int, float and choice; bounds are inclusive."""
+
+    integer: Annotated[tuple[int, int], Field(strict=False)] | None = Field(None, alias="int")
+    real: Annotated[tuple[FiniteFloat, FiniteFloat], Field(strict=False)] | None = Field(None, alias="float")
+    choice: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)] | None = None
+    step: Annotated[float, Field(gt=0)] | None = None
+    log: bool = False
+    per_layer: bool = False  # suggest one value for each layer of the drawn depth
+    when: dict[str, Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)]] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_distribution(self) -> "SpaceEntry":
+        if sum(kind is not None for kind in (self.integer, self.real, self.choice)) != 1:
+            raise ValueError("exactly one of int, float and choice must be given")
+        if self.choice is not None and (self.step is not None or self.log):
+            raise ValueError("step and log do not go with choice")
+        bounds = self.integer or self.real
+        if bounds is not None:
+            low, high = bounds
+            if not low <= high:
+                raise ValueError(f"low <= high must hold, got [{low}, {high}]")
+            if self.log and low <= 0:
+                raise ValueError(f"low > 0 must hold with log: true, got {low}")
+            if self.log and self.step is not None:
+                raise ValueError("step and log exclude each other")
+        if self.integer is not None and self.step is not None and self.step != int(self.step):
+            raise ValueError(f"step must be a whole number for int, got {self.step}")
+        return self
+
+    def distribution(self) -> BaseDistribution:
+        """The Optuna distribution of one value."""
+        if self.integer is not None:
+            return IntDistribution(*self.integer, log=self.log, step=int(self.step or 1))
+        if self.real is not None:
+            return FloatDistribution(*self.real, log=self.log, step=self.step)
+        assert self.choice is not None
+        return CategoricalDistribution(self.choice)
+
+    def is_active(self, values: Mapping[str, Any]) -> bool:
+        """Whether all conditions of `when` hold for a trial's values by path."""
+        for path, wanted in (self.when or {}).items():
+            if values[path] not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+                return False
+        return True
+
+
+class SearchSpace:
+    """The entries of a space in an order in which conditions come after what they depend on. Raises ConfigError."""
+
+    def __init__(self, entries: Mapping[str, SpaceEntry], base: TrialConfig) -> None:
+        errors = [error for path, entry in entries.items() for error in _entry_errors(path, entry, entries, base)]
+        if errors:
+            raise ConfigError(errors)
+        self.base = base
+        self.entries = _in_order_of_dependence(entries)
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """Draw a value for every active path (those of a layer carry its index); stored values come back unchanged."""
+        params: dict[str, Any] = {}
+        values = value_by_path(self.base)
+        for path, entry in self.entries.items():
+            if entry.is_active(values):
+                for name in layer_paths(path, values["model.depth"]) if entry.per_layer else [path]:
+                    values[name] = params[name] = _suggest(trial, name, entry.distribution())
+        return params
+
+    def apply(self, params: Mapping[str, Any]) -> TrialConfig:
+        """The trial config that suggested values stand for. Raises ConfigError where they do not fit together."""
+        return self.base.override(params)
+
+    def default_params(self) -> dict[str, Any]:
+        """The base config as a point of its own space. Raises ConfigError for defaults outside of it."""
+        values = value_by_path(self.base)
+        errors, params = [], {}
+        for path, entry in self.entries.items():
+            if not entry.is_active(values):
+                continue
+            field = path.partition(".")[2]
+            for layer, name in enumerate(layer_paths(path, self.base.model.depth) if entry.per_layer else [path]):
+                value = self.base.model.at(field, layer) if entry.per_layer else values[path]
+                if not contains(entry.distribution(), value):
+                    errors.append(f"{name}: the default must lie in its own space, got {value!r} outside {describe(entry)}")
+                params[name] = value
+        if errors:
+            raise ConfigError(errors)
+        return params
+
+
+def value_by_path(config: TrialConfig) -> dict[str, Any]:
+    """Every dotted path of a config with its value."""
+    return {path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in config_paths(TrialConfig)}
+
+
+def layer_paths(path: str, depth: int) -> list[str]:
+    """`model.kernel_size` -> `model.kernel_size.0`, ..., one for each layer."""
+    return [f"{path}.{layer}" for layer in range(depth)]
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution can give a value; True and 1 are different values."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices)
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return numeric and distribution._contains(distribution.to_internal_repr(value))
+
+
+def describe(entry: SpaceEntry) -> str:
+    """An entry as a user would write it."""
+    fields = entry.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return "{" + ", ".join(f"{key}: {value}" for key, value in fields.items()) + "}"
+
+
+def _suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case IntDistribution():
+            return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        case FloatDistribution():
+            return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+    raise TypeError(distribution)
+
+
+def _entry_errors(
+    path: str, entry: SpaceEntry, entries: Mapping[str, SpaceEntry], base: TrialConfig
+) -> Iterator[str]:
+    known = list(config_paths(TrialConfig))
+    if path not in known:
+        yield "space." + unknown_key(path, [p for p in known if p not in FIXED_PATHS])
+        return
+    if path in FIXED_PATHS:
+        yield f"space.{path}: all trials of a search share this value; set it as {path}"
+        return
+    if entry.per_layer and path.partition(".")[2] not in PER_LAYER_FIELDS:
+        yield f"space.{path}: per_layer must be one of {', '.join(PER_LAYER_FIELDS)} of model"
+        return
+    for condition, wanted in (entry.when or {}).items():
+        if condition not in known:
+            yield f"space.{path}.when: " + unknown_key(condition, known)
+        elif condition in entries and entries[condition].per_layer:
+            yield f"space.{path}.when: {condition} has a value per layer and cannot be a condition"
+        elif condition in entries:
+            distribution = entries[condition].distribution()
+            for value in wanted if isinstance(wanted, tuple) else (wanted,):
+                if not contains(distribution, value):
+                    yield f"space.{path}.when: {condition} is never {value!r} in {describe(entries[condition])}"
+    if any(condition == path for condition in entry.when or {}):
+        yield f"space.{path}.when: must not depend on itself"
+    for value in entry.choice or entry.integer or entry.real or ():
+        name = f"{path}.0" if entry.per_layer else path
+        try:
+            base.override({name: value})
+        except ConfigError as error:
+            # Errors of two fields together belong to a proposal, which is then infeasible; here only the value itself.
+            yield from (f"space.{message}" for message in error.errors if message.startswith(f"{path}:"))
+
+
+def _in_order_of_dependence(entries: Mapping[str, SpaceEntry]) -> dict[str, SpaceEntry]:
+    """Depth first, then every entry after those that its `when` names, else as written. Raises ConfigError for a circle."""
+    ordered: dict[str, SpaceEntry] = {}
+    waiting = sorted(entries.items(), key=lambda item: item[0] != "model.depth")
+    while waiting:
+        left = [item for item in waiting if item[0] not in ordered]
+        ready = [(path, e) for path, e in left if all(c in ordered or c not in entries for c in e.when or {})]
+        if left and not ready:
+            circle = ", ".join(path for path, _ in left)
+            raise ConfigError([f"space: the conditions of {circle} depend on each other in a circle"])
+        ordered.update(ready)
+        waiting = [item for item in left if item[0] not in ordered]
+    return ordered

@@ -1,0 +1,230 @@
+"""Runs a search: data, Ray, study and Tuner put together; the run directory says everything afterwards."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported. Its own loggers write again what meta.json holds.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import optuna
+import ray
+from optuna.trial import FrozenTrial, Trial, TrialState
+from ray import tune
+from rich.console import Console
+
+from search.config import SearchConfig, check_defaults
+from search.progress import Progress, trial_directory
+from search.run_directory import (
+    CONFIG,
+    SearchError,
+    find_checkpoint,
+    locked,
+    open_study,
+    record_environment,
+    write_atomically,
+)
+from search.searcher import LiveTrial, NumberedASHA, StudySearcher, build_sampler, end_trial
+from search.trainable import trainable
+from training.checkpoint import read_meta
+from training.data import TrainData, load_data
+
+MAX_TRIALS_PER_GPU = 4
+CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended; `gave_up` is the reason where it ended before its number of trials."""
+
+    trials: list[FrozenTrial]
+    interrupted: bool
+    gave_up: str | None
+
+
+def run_search(config: SearchConfig, run: Path, console: Console) -> Outcome:
+    """Search in an existing run directory until N trials are finished, going on from what its journal holds.
+
+    Raises ConfigError, DataError and SearchError before the first trial.
+    """
+    data = load_data(config.data)
+    num_classes = len(data.train.class_names)
+    check_defaults(config, num_classes)
+    with locked(run):
+        write_atomically(run / CONFIG, config.to_yaml())
+        record_environment(run, sys.argv)
+        with ray_started(config) as cluster:
+            check_memory(data, cluster)
+            study = open_study(run, config)
+            study.sampler = build_sampler(config.sampler, config.search.seed, len(study.get_trials(deepcopy=False)))
+            searcher = StudySearcher(study, config, num_classes)
+            searcher.pending = list(unfinished_trials(searcher, run))
+            interrupted = fit(searcher, data, run, trial_resources(config, cluster), console)
+        if not interrupted:
+            settle(searcher)
+        trials = study.get_trials(deepcopy=False)
+        running = any(trial.state == TrialState.RUNNING for trial in trials)
+        return Outcome(trials, interrupted or running, searcher.infeasible_reason)
+
+
+def fit(
+    searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console
+) -> bool:
+    """Let Ray run the searcher's trials; True where a signal ended it."""
+    config = searcher.config
+    with Progress(searcher, run, console) as progress, deadline(searcher), interruptible() as was_interrupted:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(trainable, data=data), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=build_scheduler(searcher),
+                num_samples=-1,  # the searcher counts
+                reuse_actors=True,
+                trial_dirname_creator=trial_directory,
+            ),
+            run_config=tune.RunConfig(
+                name=run.name,
+                storage_path=str(run.parent),
+                callbacks=[progress],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+                failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
+                stop=lambda trial_id, result: searcher.is_out_of_time(trial_id),
+                verbose=0,
+            ),
+        ).fit()
+    return was_interrupted.is_set()
+
+
+def build_scheduler(searcher: StudySearcher) -> NumberedASHA | None:
+    """ASHA with its rungs refilled from the journal; None: every trial trains all epochs."""
+    if searcher.config.scheduler.name == "none":
+        return None
+    scheduler = NumberedASHA(searcher.config)
+    scheduler.refill(searcher.study)
+    return scheduler
+
+
+def unfinished_trials(searcher: StudySearcher, run: Path) -> Iterator[LiveTrial]:
+    """The trials that the journal shows RUNNING, under their own number, each with its newest readable checkpoint.
+
+    Epochs that only a checkpoint knows are added to the journal; a trial that had trained its last epoch is ended.
+    """
+    study = searcher.study
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        live = searcher.prepare(Trial(study, frozen._trial_id))
+        if live is None:
+            continue  # infeasible, and told so
+        live.reported = set(frozen.intermediate_values)
+        live.start_from = find_checkpoint(run, live.number)
+        results = read_meta(live.start_from)["results"] if live.start_from else []
+        for result in results:
+            if result.epoch not in live.reported:
+                live.trial.report(result.val_accuracy, result.epoch)
+                live.reported.add(result.epoch)
+        if results and (results[-1].diverged or results[-1].epoch >= live.config.train.epochs):
+            searcher.num_finished += 1
+            if results[-1].diverged:
+                end_trial(study, live.trial, "diverged", f"the loss was not finite in epoch {results[-1].epoch}")
+            else:
+                study.tell(live.trial, results[-1].val_accuracy)
+        else:
+            yield live
+
+
+def settle(searcher: StudySearcher) -> None:
+    """Nothing stays RUNNING once a search has ended by itself: what is left was cut off by the time budget."""
+    if searcher.closed:
+        for live in [*searcher.live.values(), *searcher.pending]:
+            end_trial(searcher.study, live.trial, "time_budget")
+
+
+@contextlib.contextmanager
+def deadline(searcher: StudySearcher) -> Iterator[None]:
+    """Close the searcher when the time budget is over."""
+    seconds = searcher.config.search.time_budget_seconds
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, lambda: setattr(searcher, "closed", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Let SIGTERM end a search as Ctrl-C does. Ray's own handler answers the first SIGINT and returns from fit."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def on_sigterm(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, on_sigterm)  # after ray.init, which installs its own
+    try:
+        yield interrupted
+    except KeyboardInterrupt:
+        interrupted.set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def ray_started(config: SearchConfig) -> Iterator[dict[str, float]]:
+    """Start Ray on this machine, or join the cluster at resources.address; gives its resources."""
+    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        else:
+            project = str(Path(__file__).parent.parent)
+            code = {"working_dir": project, "excludes": ["/.git", "/data", "/runs", "/tests", "/analysis"]}
+            ray.init(address=address, runtime_env=code, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SearchError(f"Ray cannot be started or reached at {address or 'this machine'}: {error}") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def trial_resources(config: SearchConfig, cluster: dict[str, float]) -> dict[str, float]:
+    """What one trial gets. By default a core, and a share of a GPU where there are any. Raises SearchError."""
+    cpus, gpus = config.resources.cpus_per_trial, config.resources.gpus_per_trial
+    if gpus is None:
+        num_gpus = cluster.get("GPU", 0.0)
+        per_gpu = max(1, min(MAX_TRIALS_PER_GPU, int(cluster.get("CPU", 1.0) / cpus / max(num_gpus, 1.0))))
+        gpus = 1 / per_gpu if num_gpus else 0.0
+    wanted = {"CPU": cpus, "GPU": gpus}
+    for kind, amount in wanted.items():
+        if amount > cluster.get(kind, 0.0):
+            key = f"resources.{kind.lower()}s_per_trial"
+            raise SearchError(f"{key}={amount:g}, but Ray has {cluster.get(kind, 0.0):g} {kind}(s). Ask for less.")
+    return {kind: amount for kind, amount in wanted.items() if amount}
+
+
+def check_memory(data: TrainData, cluster: dict[str, float]) -> None:
+    """Refuse data that the object store cannot hold. Raises SearchError."""
+    capacity = cluster.get("object_store_memory", float("inf"))
+    if data.num_bytes > 0.9 * capacity:
+        raise SearchError(
+            f"the data set takes {data.num_bytes / 2**30:.1f} GiB, but Ray's object store holds {capacity / 2**30:.1f} GiB. "
+            "Lower data.image_size, or start Ray with a larger --object-store-memory and give its --address."
+        )
+
