@@ -72,6 +72,9 @@ class Progress(Callback):
         for writer in self.writers.values():
             writer.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its Tuner; nobody reads it
+
     # What Ray calls
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:

@@ -122,8 +122,11 @@ class StudySearcher(Searcher):
         else:
             end_trial(self.study, live.trial, "time_budget" if live.out_of_time else "asha")
 
-    def save_to_dir(self, checkpoint_dir: str, session_str: str) -> None:
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study's journal is the only record."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its Tuner; nobody reads it
 
     # What the tuner and its callback call
 

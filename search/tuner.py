@@ -14,6 +14,7 @@ from typing import Any
 # Ray reads these when it is imported. Its own loggers write again what meta.json holds.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output engine prints its tables even where verbose=0
 
 import optuna
 import ray
