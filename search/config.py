@@ -18,6 +18,7 @@ from training.config import (
     OptimizerConfig,
     PositiveFloat,
     PositiveInt,
+    Seed,
     TrainConfig,
     TrialConfig,
     config_paths,
@@ -37,7 +38,7 @@ class SearchSection(FrozenConfig):
     """The budget, and what no network may cost."""
 
     num_samples: PositiveInt = 50  # trials
-    seed: NonNegativeInt = 0  # of the split, the sampler and, with their numbers, of the trials
+    seed: Seed = 0  # of the split, the sampler and, with their numbers, of the trials
     time_budget: str | None = None  # wall clock, e.g. 90s, 30m, 2h; no new epoch is begun after it
     max_params: PositiveInt | None = None  # larger networks are infeasible
     max_multiply_adds: PositiveInt | None = None  # for one image; costlier networks are infeasible

@@ -7,6 +7,7 @@ holds the SHA-256 of both files.
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
         if not intact:
             raise CheckpointError(f"{path} is not the file that was written (its SHA-256 differs): truncated or replaced")
     return meta
+
+
+def newest_checkpoint(directories: Iterable[Path]) -> tuple[Path | None, list[str]]:
+    """The intact checkpoint that got furthest, and what is wrong with those that were passed over."""
+    candidates, problems = [], []
+    for directory in directories:
+        try:
+            candidates.append((len(read_meta(directory)["results"]), directory))
+        except CheckpointError as error:
+            problems.append(str(error))
+    for _, directory in sorted(candidates, reverse=True):
+        try:
+            verify_checkpoint(directory)
+            return directory, problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    return None, problems
 
 
 def load_model(directory: Path | str, device: torch.device | str = "cpu") -> ConvNet:

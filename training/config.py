@@ -29,6 +29,7 @@ class FrozenConfig(BaseModel):
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and scikit-learn take
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Padding = Literal["valid", "same"] | NonNegativeInt
@@ -40,21 +41,24 @@ Sequence = Field(strict=False, min_length=1)
 class DataConfig(FrozenConfig):
     """Where the images come from and how they are split and augmented."""
 
-    dataset: Annotated[str, Field(pattern=r"^(auto|cifar10|cifar100|digits|folder:.+)$")] = "cifar10"
+    dataset: Annotated[str, Field(pattern=r"^(cifar10|cifar100|digits|folder:.+)$")] = "cifar10"
     data_dir: str = "data"  # downloads, and the cache of decoded folders
     image_size: Annotated[int, Field(ge=4, le=512)] = 32  # pixels a side; folders and digits are resized to it
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25  # of the train split, stratified
-    split_seed: NonNegativeInt = 0  # a search sets it from search.seed
+    split_seed: Seed = 0  # a search sets it from search.seed
     crop_padding: NonNegativeInt = 4  # pixels by which a random crop may move; 0 turns it off
     flip: bool = True  # random horizontal flips
     cutout: NonNegativeInt = 0  # side of a square hidden from every image, pixels; 0 turns it off
 
     @model_validator(mode="after")
     def _augmentation_fits_the_image(self) -> "DataConfig":
-        for key in ("crop_padding", "cutout"):
-            value = getattr(self, key)
-            if value >= self.image_size:
-                raise ValueError(f"{key} < image_size must hold, got {key}={value}, image_size={self.image_size}")
+        too_large = [
+            f"{key} < image_size must hold, got {key}={getattr(self, key)}, image_size={self.image_size}"
+            for key in ("crop_padding", "cutout")
+            if getattr(self, key) >= self.image_size
+        ]
+        if too_large:
+            raise ValueError("; ".join(too_large))
         return self
 
 
@@ -78,10 +82,14 @@ class ModelConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _one_value_per_layer(self) -> "ModelConfig":
-        for field in PER_LAYER_FIELDS:
-            value = getattr(self, field)
-            if isinstance(value, tuple) and len(value) != self.depth:
-                raise ValueError(f"{field} must have one value per layer (depth={self.depth}), got {len(value)}")
+        lengths = {field: len(value) for field in PER_LAYER_FIELDS if isinstance(value := getattr(self, field), tuple)}
+        wrong = [
+            f"{field} must have one value per layer (depth={self.depth}), got {length}"
+            for field, length in lengths.items()
+            if length != self.depth
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     @model_validator(mode="after")
@@ -131,7 +139,7 @@ class TrainConfig(FrozenConfig):
     epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2)] = 128  # images; the last, smaller batch of an epoch is used too
     label_smoothing: Fraction = 0.0  # of the training loss; val and test losses are plain cross-entropy
-    seed: NonNegativeInt = 0  # of weights, order, augmentation, dropout; a search derives it for each trial
+    seed: Seed = 0  # of weights, order, augmentation, dropout; a search derives it for each trial
 
 
 class TrialConfig(FrozenConfig):
@@ -148,29 +156,37 @@ class TrialConfig(FrozenConfig):
         A path that ends in a number sets one layer of a per-layer field; the other layers keep their values, and layers
         beyond the depth are ignored.
         """
-        nested = self.model_dump()
         known = list(config_paths(type(self)))
+        unknown = [unknown_key(path, known) for path in values if path not in known and not is_layer_path(path)]
+        if unknown:
+            raise ConfigError(unknown)
+        nested = self.model_dump()
         for path, value in values.items():
-            section, _, field = path.partition(".")
             if path in known:
+                section, _, field = path.partition(".")
                 nested[section][field] = value
-            elif not is_layer_path(path):
-                raise ConfigError([unknown_key(path, known)])
         model = nested["model"]
+        scalars = {key: model[key] for key in ("depth", "width", "width_growth") if not isinstance(model[key], list | tuple)}
+        try:
+            per_layer = validate(ModelConfig, scalars)
+        except ConfigError:
+            return validate(TrialConfig, nested)  # which says what is wrong, and where
         for path, value in values.items():
             if is_layer_path(path):
                 field, layer = path.split(".")[1], int(path.split(".")[2])
-                if not isinstance(model[field], list):
-                    model[field] = self._one_per_layer(field, int(model["depth"]))
+                model[field] = _one_per_layer(field, model[field], per_layer)
                 if layer < len(model[field]):
                     model[field][layer] = value
         return validate(TrialConfig, nested)
 
-    def _one_per_layer(self, field: str, depth: int) -> list[Any]:
-        """A field's values for `depth` layers; beyond the last layer of a list its value is repeated."""
-        if field == "width" and not isinstance(self.model.width, tuple):
-            return [self.model.channels(layer) for layer in range(depth)]
-        return [self.model.at(field, min(layer, self.model.depth - 1)) for layer in range(depth)]
+
+def _one_per_layer(field: str, value: Any, config: ModelConfig) -> list[Any]:
+    """A field's values for every layer of a config; where a list is too short its last value is repeated."""
+    if isinstance(value, list | tuple):
+        return [*value, *value[-1:] * config.depth][: config.depth]
+    if field == "width":
+        return [config.channels(layer) for layer in range(config.depth)]
+    return [value] * config.depth
 
 
 def is_layer_path(path: str) -> bool:
