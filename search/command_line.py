@@ -91,12 +91,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where = parser.add_argument_group("where it runs, and where results go")
     where.add_argument("--name", help="of the run directory (default: DATASET-YYYYMMDD-HHMMSS)")
     where.add_argument(
-        "--runs-dir", "--storage-path", type=str, default="runs", metavar="DIR", help="holds run directories (default: runs)"
+        "--runs-dir",
+        "--storage-path",
+        type=str,
+        default="runs",
+        metavar="DIR",
+        help="holds run directories (default: runs)",
     )
     where.add_argument("--cpus-per-trial", type=float, metavar="X", help="cores, and threads, of a trial (default: 1)")
-    where.add_argument("--gpus-per-trial", type=float, metavar="X", help="may be a fraction (default: a share of each GPU)")
-    where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time (default: what the resources hold)")
-    where.add_argument("--address", metavar="ADDR", help="of a Ray cluster, or auto (default: start Ray on this machine)")
+    where.add_argument(
+        "--gpus-per-trial", type=float, metavar="X", help="may be a fraction (default: a share of each GPU)"
+    )
+    where.add_argument(
+        "--max-concurrent", type=int, metavar="N", help="trials at a time (default: what the resources hold)"
+    )
+    where.add_argument(
+        "--address", metavar="ADDR", help="of a Ray cluster, or auto (default: start Ray on this machine)"
+    )
     other = parser.add_argument_group("other ways to run")
     other.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run directory")
     other.add_argument("--dry-run", action="store_true", help="show what would be searched, train nothing")
@@ -149,7 +160,9 @@ def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
         return 130
     failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
     if outcome.gave_up:
-        console.print(Text(f"The search stopped: {outcome.gave_up}. Widen the space or the bounds in search.", "bold red"))
+        console.print(
+            Text(f"The search stopped: {outcome.gave_up}. Widen the space or the bounds in search.", "bold red")
+        )
     if failed:
         reason = failed[0].user_attrs.get("reason", "unknown")
         console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
@@ -231,4 +244,3 @@ def _runs_dir(text: str) -> Path:
 def _shortest(path: Path) -> str:
     """Relative to the working directory where it lies below it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-

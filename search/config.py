@@ -31,6 +31,7 @@ from training.model import count_costs
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 # What --resume may change: the budget, and where and on what the search runs.
 RESUMABLE_PATHS = frozenset({"search.num_samples", "search.time_budget", "data.data_dir"})
+KNOWN_NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -106,7 +107,10 @@ class SearchConfig(FrozenConfig):
 
     def to_yaml(self) -> str:
         values = self.model_dump(mode="json")
-        values["space"] = {path: entry.model_dump(mode="json", by_alias=True, exclude_defaults=True) for path, entry in self.space.items()}
+        values["space"] = {
+            path: entry.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            for path, entry in self.space.items()
+        }
         for path in DERIVED_PATHS:
             section, _, field = path.partition(".")
             del values[section][field]
@@ -165,6 +169,10 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
             errors.append(f"scheduler.grace_epochs: must be at most train.epochs, {limits}")
     except ConfigError as error:
         errors += error.errors
+    try:
+        check_defaults(config, KNOWN_NUM_CLASSES.get(config.data.dataset, 2))  # again when the data are there
+    except ConfigError as error:
+        errors += error.errors
     if errors:
         raise ConfigError(errors)
     return config
@@ -173,7 +181,9 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
 def why_infeasible(config: TrialConfig, bounds: SearchSection, num_classes: int) -> tuple[str, float] | None:
     """(reason, violation > 0) for a network that cannot exist or costs more than allowed, else None."""
     try:
-        num_params, multiply_adds = count_costs(config.model, (3, config.data.image_size, config.data.image_size), num_classes)
+        num_params, multiply_adds = count_costs(
+            config.model, (3, config.data.image_size, config.data.image_size), num_classes
+        )
     except InfeasibleError as error:
         return f"impossible network: {error}", 1.0
     for name, cost, bound in (
@@ -201,5 +211,7 @@ def contradictions(saved: SearchConfig, wanted: SearchConfig) -> list[str]:
         old, new = before[section].get(field), after[section].get(field)
         changeable = path in RESUMABLE_PATHS or section == "resources" or path in ("space", "search.notice")
         if field and old != new and not changeable:
-            errors.append(f"{path}: this search was started with {old!r}; --resume cannot make it {new!r}. Start a new search.")
+            errors.append(
+                f"{path}: this search was started with {old!r}; --resume cannot make it {new!r}. Start a new search."
+            )
     return errors

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.config import SearchConfig, check_defaults, why_infeasible
+from search.config import KNOWN_NUM_CLASSES, SearchConfig, why_infeasible
 from search.progress import describe_params
 from search.space import describe
 from training.config import ConfigError, TrialConfig
@@ -17,8 +17,7 @@ TRIES = 1000
 
 def dry_run(config: SearchConfig, console: Console) -> None:
     """Print what a search would do; trains, writes and loads nothing. Raises ConfigError."""
-    num_classes = 100 if config.data.dataset == "cifar100" else 10
-    check_defaults(config, num_classes)
+    num_classes = KNOWN_NUM_CLASSES.get(config.data.dataset, 10)
     console.print(Text(config.to_yaml()))
     table = Table("path", "distribution", "default", title="Search space")
     defaults = config.search_space.default_params()
@@ -41,7 +40,9 @@ def dry_run(config: SearchConfig, console: Console) -> None:
             shown += 1
             console.print(network_table(sampled, num_classes, f"Sampled: {describe_params(params)}"))
     infeasible = proposed - shown
-    console.print(Text(f"{proposed} proposals gave {shown} networks that can be trained; {infeasible} were infeasible."))
+    console.print(
+        Text(f"{proposed} proposals gave {shown} networks that can be trained; {infeasible} were infeasible.")
+    )
 
 
 def network_table(config: TrialConfig, num_classes: int, title: str) -> Table:

@@ -15,7 +15,6 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from search.searcher import METRIC, TIME_ATTR, StudySearcher
-from training.config import TrialConfig
 
 CURVES = {
     "loss/train": "train_loss",
@@ -32,7 +31,13 @@ def describe_params(params: Mapping[str, Any]) -> str:
     words = []
     for path, value in params.items():
         section, _, field = path.partition(".")
-        text = f"{value:.3g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+        text = (
+            f"{value:.3g}"
+            if isinstance(value, float)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
         words.append(f"{section if field == 'name' else field}={text}")
     return " ".join(words)
 
@@ -46,7 +51,7 @@ def describe_ending(trial: FrozenTrial) -> str:
 
 
 class Progress(Callback):
-    """Ray calls it with every result; it draws, writes TensorBoard events, and tells the searcher why a trial failed."""
+    """Ray calls it with every result; it draws, writes TensorBoard events, and tells the searcher of failures."""
 
     def __init__(self, searcher: StudySearcher, run: Path, console: Console) -> None:
         self.searcher, self.run, self.console = searcher, run, console
@@ -130,7 +135,9 @@ class Progress(Callback):
             f"{self.states.get('PRUNED', 0)} pruned  {self.states.get('FAIL', 0)} failed  {infeasible} infeasible\n"
             f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
         )
-        return Group(ProgressBar(total=total, completed=finished), Text(counts), self._draw_best(), self._draw_running())
+        return Group(
+            ProgressBar(total=total, completed=finished), Text(counts), self._draw_best(), self._draw_running()
+        )
 
     def _draw_best(self) -> Text:
         if self.best is None:

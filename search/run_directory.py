@@ -41,7 +41,9 @@ def create_run(run: Path) -> None:
 def open_run(run: Path) -> None:
     """Make sure that a directory holds a search. Raises SearchError."""
     if not (run / CONFIG).is_file():
-        raise SearchError(f"{run} holds no search: there is no {CONFIG} in it. Name the directory that a search printed.")
+        raise SearchError(
+            f"{run} holds no search: there is no {CONFIG} in it. Name the directory that a search printed."
+        )
 
 
 @contextmanager
@@ -61,9 +63,11 @@ def open_study(run: Path, config: SearchConfig) -> optuna.Study:
     drop_torn_line(journal)
     journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # ours alone: we hold the directory's lock
     storage = JournalStorage(JournalFileBackend(str(journal)))
-    studies = storage.get_all_studies()
-    name = studies[0].study_name if studies else run.name
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    names = [study.study_name for study in storage.get_all_studies()]
+    if names:
+        study = optuna.load_study(study_name=names[0], storage=storage)
+    else:
+        study = optuna.create_study(study_name=run.name, storage=storage, direction="maximize")
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(config.search_space.default_params())  # trial 0: the config itself
     return study

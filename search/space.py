@@ -119,7 +119,9 @@ class SearchSpace:
             for layer, name in enumerate(layer_paths(path, self.base.model.depth) if entry.per_layer else [path]):
                 value = self.base.model.at(field, layer) if entry.per_layer else values[path]
                 if not contains(entry.distribution(), value):
-                    errors.append(f"{name}: the default must lie in its own space, got {value!r} outside {describe(entry)}")
+                    errors.append(
+                        f"{name}: the default must lie in its own space, got {value!r} outside {describe(entry)}"
+                    )
                 params[name] = value
         if errors:
             raise ConfigError(errors)
@@ -128,7 +130,9 @@ class SearchSpace:
 
 def value_by_path(config: TrialConfig) -> dict[str, Any]:
     """Every dotted path of a config with its value."""
-    return {path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in config_paths(TrialConfig)}
+    return {
+        path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in config_paths(TrialConfig)
+    }
 
 
 def layer_paths(path: str, depth: int) -> list[str]:
@@ -139,7 +143,9 @@ def layer_paths(path: str, depth: int) -> list[str]:
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a distribution can give a value; True and 1 are different values."""
     if isinstance(distribution, CategoricalDistribution):
-        return any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices)
+        return any(
+            choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
+        )
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     return numeric and distribution._contains(distribution.to_internal_repr(value))
 
@@ -153,17 +159,19 @@ def describe(entry: SpaceEntry) -> str:
 def _suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
     match distribution:
         case IntDistribution():
-            return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+            return trial.suggest_int(
+                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
         case FloatDistribution():
-            return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+            return trial.suggest_float(
+                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
         case CategoricalDistribution():
             return trial.suggest_categorical(name, distribution.choices)
     raise TypeError(distribution)
 
 
-def _entry_errors(
-    path: str, entry: SpaceEntry, entries: Mapping[str, SpaceEntry], base: TrialConfig
-) -> Iterator[str]:
+def _entry_errors(path: str, entry: SpaceEntry, entries: Mapping[str, SpaceEntry], base: TrialConfig) -> Iterator[str]:
     known = list(config_paths(TrialConfig))
     if path not in known:
         yield "space." + unknown_key(path, [p for p in known if p not in FIXED_PATHS])
@@ -196,7 +204,7 @@ def _entry_errors(
 
 
 def _in_order_of_dependence(entries: Mapping[str, SpaceEntry]) -> dict[str, SpaceEntry]:
-    """Depth first, then every entry after those that its `when` names, else as written. Raises ConfigError for a circle."""
+    """Depth first, every entry after those that its `when` names, else as written. Raises ConfigError for a circle."""
     ordered: dict[str, SpaceEntry] = {}
     waiting = sorted(entries.items(), key=lambda item: item[0] != "model.depth")
     while waiting:

@@ -76,9 +76,7 @@ def run_search(config: SearchConfig, run: Path, console: Console) -> Outcome:
         return Outcome(trials, interrupted or running, searcher.infeasible_reason)
 
 
-def fit(
-    searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console
-) -> bool:
+def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console) -> bool:
     """Let Ray run the searcher's trials; True where a signal ended it."""
     config = searcher.config
     with Progress(searcher, run, console) as progress, deadline(searcher), interruptible() as was_interrupted:
@@ -225,7 +223,6 @@ def check_memory(data: TrainData, cluster: dict[str, float]) -> None:
     capacity = cluster.get("object_store_memory", float("inf"))
     if data.num_bytes > 0.9 * capacity:
         raise SearchError(
-            f"the data set takes {data.num_bytes / 2**30:.1f} GiB, but Ray's object store holds {capacity / 2**30:.1f} GiB. "
+            f"the data set takes {data.num_bytes / 2**30:.1f} GiB, Ray's object store {capacity / 2**30:.1f} GiB. "
             "Lower data.image_size, or start Ray with a larger --object-store-memory and give its --address."
         )
-

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/busy.py runs/NAME [--cores N]
 
-The wall time goes from the start of the first epoch to the start of the last trial, so that the tail, in which cores run
-out of trials, does not count; an epoch that ends later counts with the part before that.
+The wall time goes from the start of the first epoch to the start of the last trial, so that the tail, in which cores
+run out of trials, does not count; an epoch that ends later counts with the part before that.
 """
 
 import argparse
@@ -44,7 +44,8 @@ def main() -> None:
     intervals = epoch_intervals(options.run)
     share, seconds = busy_share(intervals, cores)
     epochs = sum(map(len, intervals.values()))
-    print(f"{options.run.name}: {len(intervals)} trials, {epochs} epochs, {cores} cores ({environment['hardware']['cpu']})")
+    hardware = f"{cores} cores ({environment['hardware']['cpu']})"
+    print(f"{options.run.name}: {len(intervals)} trials, {epochs} epochs, {hardware}")
     print(f"busy {share:.3f} of {cores} cores over {seconds:.0f} s")
 
 

@@ -1,0 +1,164 @@
+"""SearchConfig: what loads, what is refused, and in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.config import (
+    SearchConfig,
+    check_defaults,
+    contradictions,
+    load_config,
+    parse_config,
+    why_infeasible,
+)
+from training.config import ConfigError, config_paths
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def errors_of(values: dict[str, Any], overrides: dict[str, Any] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, overrides or {})
+    return caught.value.errors
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_shipped_configs_load_and_say_their_command_cost_and_result(file: Path) -> None:
+    config = load_config(file)
+    check_defaults(config, num_classes=10)
+    text = file.read_text()
+    assert "command   python run_search.py" in text and "cost  " in text and "expect  " in text
+    assert "TODO" not in text
+
+
+def test_the_default_space_covers_what_is_promised() -> None:
+    space = load_config(CONFIGS / "cifar10.yaml").space
+    model = {"depth", "width", "kernel_size", "stride", "padding", "pooling", "batch_norm", "activation", "dropout"}
+    optimizer = {"name", "learning_rate", "momentum", "weight_decay"}
+    wanted = {f"model.{field}" for field in model} | {f"optimizer.{field}" for field in optimizer}
+    assert wanted | {"train.batch_size", "train.label_smoothing"} <= set(space)
+
+
+def test_a_saved_config_loads_as_what_it_was() -> None:
+    config = load_config(
+        CONFIGS / "cifar10.yaml",
+        {"model.width": [8, 16, 16, 32], "space.model.width": None, "search.notice": "a: 'b' \n <c>"},
+    )
+    assert parse_config(yaml.safe_load(config.to_yaml()), {}) == config
+
+
+def test_all_errors_are_listed_at_once() -> None:
+    errors = errors_of(
+        {"model": {"depht": 3, "width": 0}, "train": {"epochs": 2}, "schedular": {}, "data": {"split_seed": 1}},
+        {"optimizer.lr": 0.1, "optimizer.learning_rate": -1.0},
+    )
+    text = "\n".join(errors)
+    assert len(errors) == 6
+    assert "model.depht: unknown key; did you mean model.depth?" in errors
+    assert "model.width: should be greater than or equal to 1" in text and "got 0" in text
+    assert "schedular: unknown key; did you mean scheduler?" in errors
+    assert "data.split_seed: follows from search.seed" in text
+    assert "optimizer.lr: unknown key" in text
+    assert "optimizer.learning_rate: should be greater than 0, got -1.0" in errors
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"search": {"time_budget": "30"}}, "search.time_budget: must be a number and a unit"),
+        ({"scheduler": {"reduction_factor": 1.0}}, "scheduler.reduction_factor: should be greater than 1"),
+        ({"scheduler": {"grace_epochs": 11}}, "scheduler.grace_epochs: must be at most train.epochs, got 11 > 10"),
+        ({"sampler": {"name": "grid"}}, "sampler.name: should be 'tpe' or 'random', got 'grid'"),
+        ({"space": {"model.depth": {"int": [4, 6]}}}, "model.depth: the default must lie in its own space, got 3"),
+        ({"space": {"model.depth": {"int": [5, 4]}}}, "low <= high must hold, got [5, 4]"),
+        ({"space": {"model.depth": {"int": [0, 4]}}}, "space.model.depth: should be greater than or equal to 1, got 0"),
+        ({"space": {"model.kernl_size": {"choice": [3]}}}, "did you mean model.kernel_size?"),
+        ({"space": {"train.epochs": {"int": [1, 20]}}}, "all trials of a search share this value"),
+        ({"space": {"model.dropout": {"float": [0.0, 0.5], "log": True}}}, "low > 0 must hold with log: true"),
+        ({"space": {"model.dropout": {"float": [0.0, 0.5], "choice": [0]}}}, "exactly one of int, float and choice"),
+        ({"space": {"model.dropout": {}}}, "exactly one of int, float and choice"),
+        ({"space": {"model.dropout": {"float": [0.0, 0.5], "per_layer": True}}}, "per_layer must be one of"),
+        ({"model": {"kernel_size": 2}}, "padding 'same' needs an odd kernel_size, got 2"),
+        ({"model": {"depth": 6}}, "pool5: a kernel that spans 2 pixels does not fit into 1"),
+        ({"search": {"max_params": 10}}, "num_params 94,762 > search.max_params 10"),
+        ({"model": [1]}, "model: "),
+        ({"space": {"model.depth": 3}}, "space.model.depth"),
+    ],
+)
+def test_each_error_names_key_constraint_and_value(values: dict[str, Any], message: str) -> None:
+    assert message in "\n".join(errors_of(values))
+
+
+def test_conditions_are_checked() -> None:
+    name = {"choice": ["sgd", "adam"]}
+
+    def with_condition(when: dict[str, Any]) -> str:
+        space = {"optimizer.name": name, "optimizer.momentum": {"float": [0.8, 0.99], "when": when}}
+        return "\n".join(errors_of({"space": space}))
+
+    assert "optimizer.name is never 'adamw'" in with_condition({"optimizer.name": "adamw"})
+    assert "did you mean optimizer.name?" in with_condition({"optimizer.nam": "sgd"})
+    assert "must not depend on itself" in with_condition({"optimizer.momentum": 0.9})
+    circle = {
+        "model.dropout": {"float": [0.0, 0.5], "when": {"model.batch_norm": True}},
+        "model.batch_norm": {"choice": [True, False], "when": {"model.dropout": 0.0}},
+    }
+    assert "in a circle" in "\n".join(errors_of({"space": circle}))
+
+
+def test_overrides_reach_every_section_and_the_space() -> None:
+    values = {"space": {"model.depth": {"int": [1, 4]}, "model.dropout": {"float": [0.0, 0.5]}}}
+    config = parse_config(values, {"model.depth": 2, "space.model.dropout": None, "sampler.name": "random"})
+    assert (config.model.depth, config.sampler.name, set(config.space)) == (2, "random", {"model.depth"})
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    for name, text in {"a.yaml": "[1, 2]", "b.yaml": "a: [", "c.yaml": "\x00", "d.yaml": "1: {}"}.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match=name):
+            load_config(tmp_path / name)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_resume_may_change_the_budget_and_the_place_but_nothing_else() -> None:
+    saved = load_config(CONFIGS / "digits.yaml")
+    free = {"search.num_samples": 99, "search.time_budget": "1h", "data.data_dir": "x", "resources.max_concurrent": 7}
+    assert contradictions(saved, load_config(CONFIGS / "digits.yaml", free)) == []
+    fixed = {"train.epochs": 5, "search.seed": 7, "space.model.depth": {"int": [1, 4]}, "sampler.name": "random"}
+    errors = contradictions(saved, load_config(CONFIGS / "digits.yaml", fixed))
+    assert len(errors) == len(fixed)
+    assert all(any(error.startswith(f"{path}: this search was started with") for error in errors) for path in fixed)
+
+
+def test_bounds_make_networks_infeasible_by_how_much() -> None:
+    config = parse_config({}, {})
+    assert why_infeasible(config.base, config.search, 10) is None
+    bounded = parse_config({"search": {"max_multiply_adds": 20_000_000}}, {}).search.model_copy(
+        update={"max_multiply_adds": 5_000_000}
+    )
+    problem = why_infeasible(config.base, bounded, 10)
+    assert problem is not None and "multiply_adds" in problem[0] and problem[1] > 0
+
+
+scalars = st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=5)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+)
+paths = st.sampled_from([*config_paths(SearchConfig), "space", "space.model.depth", "model", "x.y", ""])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(paths, values, max_size=4), st.dictionaries(st.sampled_from([*SearchConfig.model_fields]), values)
+)
+def test_any_input_gives_a_config_or_a_config_error(overrides: dict[str, Any], sections: dict[str, Any]) -> None:
+    try:
+        assert isinstance(parse_config(sections, overrides), SearchConfig)
+    except ConfigError as error:
+        assert error.errors and all(error.errors)

@@ -1,0 +1,95 @@
+"""The space against Optuna's own distributions, and the configs that come of it."""
+
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
+
+from search.config import parse_config
+from search.space import SearchSpace, SpaceEntry, contains, layer_paths, value_by_path
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def space_of(entries: dict[str, Any], **sections: dict[str, Any]) -> SearchSpace:
+    return parse_config({"space": entries, **sections}, {}).search_space
+
+
+@pytest.mark.parametrize(
+    ("entry", "distribution"),
+    [
+        ({"int": [1, 5]}, IntDistribution(1, 5)),
+        ({"int": [8, 64], "log": True}, IntDistribution(8, 64, log=True)),
+        ({"int": [8, 64], "step": 8}, IntDistribution(8, 64, step=8)),
+        ({"float": [0.0, 1.0]}, FloatDistribution(0.0, 1.0)),
+        ({"float": [1e-4, 1.0], "log": True}, FloatDistribution(1e-4, 1.0, log=True)),
+        ({"float": [0.0, 0.5], "step": 0.1}, FloatDistribution(0.0, 0.5, step=0.1)),
+        ({"choice": ["a", True, 3]}, CategoricalDistribution(("a", True, 3))),
+    ],
+)
+def test_entries_are_optuna_distributions(entry: dict[str, Any], distribution: Any) -> None:
+    assert SpaceEntry.model_validate(entry).distribution() == distribution
+
+
+def test_the_defaults_are_a_point_of_the_space() -> None:
+    space = space_of(
+        {
+            "model.depth": {"int": [2, 4]},
+            "model.kernel_size": {"choice": [3, 5], "per_layer": True},
+            "optimizer.name": {"choice": ["adam", "sgd"]},
+            "optimizer.momentum": {"float": [0.5, 0.95], "when": {"optimizer.name": "sgd"}},
+            "model.dropout": {"float": [0.0, 0.5], "when": {"model.batch_norm": False}},
+        }
+    )
+    params = space.default_params()
+    assert space.suggest(FixedTrial(params)) == params
+    assert {path for path in params if "kernel" in path} == {f"model.kernel_size.{layer}" for layer in range(3)}
+    assert "model.dropout" not in params  # inactive
+    applied = space.apply(params)
+    assert [applied.model.at("kernel_size", layer) for layer in range(3)] == [3, 3, 3]
+    assert applied.optimizer == space.base.optimizer
+
+
+ENTRIES = {
+    # Conditions come before what they name, to show that the order of writing does not matter.
+    "optimizer.momentum": {"float": [0.5, 0.95], "when": {"optimizer.name": ["sgd", "rmsprop"]}},
+    "model.stride": {"choice": [1, 2], "per_layer": True},
+    "model.width": {"int": [4, 64], "step": 4, "per_layer": True},
+    "model.depth": {"int": [1, 6]},
+    "optimizer.name": {"choice": ["sgd", "adam", "rmsprop"]},
+    "model.batch_norm": {"choice": [True, False]},
+    "optimizer.learning_rate": {"float": [1e-4, 1.0], "log": True},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31))
+def test_every_suggestion_is_inside_complete_and_applied(seed: int) -> None:
+    space = space_of(ENTRIES)
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+    params = space.suggest(trial)
+    assert params == trial.params
+    depth = params["model.depth"]
+    layers = [*layer_paths("model.stride", depth), *layer_paths("model.width", depth)]
+    active = {"model.depth", "optimizer.name", "model.batch_norm", "optimizer.learning_rate", *layers}
+    if params["optimizer.name"] != "adam":
+        active.add("optimizer.momentum")
+    assert set(params) == active
+    config = space.apply(params)
+    for path, value in params.items():
+        section, field, *layer = path.split(".")
+        got = getattr(getattr(config, section), field)
+        assert (got[int(layer[0])] if layer else got) == value
+    untouched = set(value_by_path(config)) - {path.rsplit(".", 1)[0] if path[-1].isdigit() else path for path in active}
+    assert all(value_by_path(config)[path] == value_by_path(space.base)[path] for path in untouched)
+
+
+def test_true_is_not_one() -> None:
+    assert not contains(CategoricalDistribution((1, 2)), True)
+    assert not contains(CategoricalDistribution((True, False)), 1)
+    assert not contains(IntDistribution(0, 5), True)
+    assert contains(IntDistribution(0, 5), 5) and not contains(IntDistribution(0, 5), 6)

@@ -1,0 +1,109 @@
+"""What the tuner decides around Ray's run: resources, memory, trials to go on with, what is left at the end."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from search.config import SearchConfig, parse_config
+from search.run_directory import SearchError, locked, open_study
+from search.searcher import StudySearcher
+from search.tuner import check_memory, settle, trial_resources, unfinished_trials
+from training.checkpoint import read_meta
+from training.data import ImageSet, TrainData
+
+
+def config_with(**resources: float) -> SearchConfig:
+    return parse_config({"resources": resources}, {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "cluster", "wanted"),
+    [
+        ({}, {"CPU": 2.0}, {"CPU": 1.0}),
+        ({"cpus_per_trial": 2.0}, {"CPU": 2.0}, {"CPU": 2.0}),
+        ({}, {"CPU": 16.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.25}),
+        ({}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}),
+        ({}, {"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}),
+        ({"gpus_per_trial": 0.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0}),
+        ({"gpus_per_trial": 0.5}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}),
+    ],
+)
+def test_resources_follow_from_the_cluster_unless_given(
+    asked: dict[str, float], cluster: dict[str, float], wanted: dict[str, float]
+) -> None:
+    assert trial_resources(config_with(**asked), cluster) == wanted
+
+
+def test_more_than_there_is_is_refused_instead_of_waited_for() -> None:
+    with pytest.raises(SearchError, match=r"resources.cpus_per_trial=4, but Ray has 2 CPU"):
+        trial_resources(config_with(cpus_per_trial=4.0), {"CPU": 2.0})
+    with pytest.raises(SearchError, match=r"resources.gpus_per_trial=1, but Ray has 0 GPU"):
+        trial_resources(config_with(gpus_per_trial=1.0), {"CPU": 2.0})
+
+
+def test_data_beyond_the_object_store_are_refused() -> None:
+    images = ImageSet(np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int64), ("a", "b"))
+    data = TrainData(images, images, (0.0,) * 3, (1.0,) * 3)
+    check_memory(data, {"object_store_memory": 2.0 * data.num_bytes})
+    with pytest.raises(SearchError, match=r"object store"):
+        check_memory(data, {"object_store_memory": 0.5 * data.num_bytes})
+
+
+def test_resume_goes_on_where_the_checkpoints_are(
+    tmp_path: Path, quick: SearchConfig, trained_checkpoints: list[Path]
+) -> None:
+    with locked(tmp_path):
+        study = open_study(tmp_path, quick)
+    before = StudySearcher(study, quick, num_classes=10)
+    numbers = [before.suggest(name)["number"] for name in "abc"]  # type: ignore[index, call-overload]
+    # a: two epochs in its checkpoint, none in the journal; b: never started; c: damaged newest, intact older checkpoint
+    shutil.copytree(trained_checkpoints[1], tmp_path / f"trial_{numbers[0]:04d}_a" / "checkpoint_000001")
+    third = tmp_path / f"trial_{numbers[2]:04d}_c"
+    shutil.copytree(trained_checkpoints[0], third / "checkpoint_000000")
+    shutil.copytree(trained_checkpoints[1], third / "checkpoint_000001")
+    (third / "checkpoint_000001" / "state.pt").write_bytes(b"garbage")
+    before.on_trial_result("c", {"epoch": 1, "val_accuracy": 0.25})
+
+    after = StudySearcher(study, quick, num_classes=10)
+    after.pending = list(unfinished_trials(after, tmp_path))
+    assert [live.number for live in after.pending] == numbers
+    starts = [live.start_from for live in after.pending]
+    assert starts == [tmp_path / f"trial_{numbers[0]:04d}_a" / "checkpoint_000001", None, third / "checkpoint_000000"]
+    curve = {r.epoch: r.val_accuracy for r in read_meta(trained_checkpoints[1])["results"]}
+    assert study.trials[numbers[0]].intermediate_values == curve
+    assert study.trials[numbers[2]].intermediate_values == {1: 0.25}  # what the study has is not reported again
+    assert [after.suggest(name)["number"] for name in "xyz"] == numbers  # type: ignore[index, call-overload]
+    fresh = after.suggest("w")
+    assert isinstance(fresh, dict) and fresh["number"] not in numbers
+
+
+def test_a_trial_that_had_trained_its_last_epoch_is_ended_not_run(
+    tmp_path: Path, quick: SearchConfig, trained_checkpoints: list[Path]
+) -> None:
+    two_epochs = quick.model_copy(update={"train": quick.train.model_copy(update={"epochs": 2})})
+    with locked(tmp_path):
+        study = open_study(tmp_path, two_epochs)
+    StudySearcher(study, two_epochs, 10).suggest("a")
+    shutil.copytree(trained_checkpoints[1], tmp_path / "trial_0000_a" / "checkpoint_000001")
+    after = StudySearcher(study, two_epochs, 10)
+    assert list(unfinished_trials(after, tmp_path)) == []
+    last = read_meta(trained_checkpoints[1])["results"][-1]
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, last.val_accuracy)
+    assert after.num_finished == 1
+
+
+def test_nothing_stays_running_when_the_time_is_over(tmp_path: Path, quick: SearchConfig) -> None:
+    with locked(tmp_path):
+        study = open_study(tmp_path, quick)
+    searcher = StudySearcher(study, quick, 10)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
+    settle(searcher)
+    assert study.trials[0].state == TrialState.RUNNING  # interrupted by a user: resume goes on
+    searcher.closed = True
+    settle(searcher)
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.PRUNED, 0.4)
+    assert study.trials[0].user_attrs["stopped_by"] == "time_budget"

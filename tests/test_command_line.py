@@ -1,0 +1,257 @@
+"""Both programs as a user runs them, in their own processes; the slow ones kill the driver."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+PROJECT = Path(__file__).parents[1]
+RUN_SEARCH = [sys.executable, str(PROJECT / "run_search.py")]
+QUICK = ["--config", str(PROJECT / "configs" / "quick.yaml"), "--name", "run"]
+
+
+def run(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*RUN_SEARCH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=280)
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def analyse(*arguments: str, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "analysis", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == check, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def trials_of(directory: Path) -> list[FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+    return optuna.load_study(study_name=None, storage=storage).trials
+
+
+def counted(directory: Path) -> list[FrozenTrial]:
+    return [trial for trial in trials_of(directory) if trial.user_attrs.get("stopped_by") != "infeasible"]
+
+
+def metas(directory: Path, number: int) -> list[dict[str, Any]]:
+    files = directory.glob(f"trial_{number:04d}_*/checkpoint_*/meta.json")
+    return sorted((json.loads(file.read_text()) for file in files), key=lambda meta: len(meta["results"]))
+
+
+def check_record(directory: Path, num_samples: int, epochs: int) -> None:
+    """What must hold for any search that ended by itself."""
+    trials = counted(directory)
+    assert len(trials) == num_samples
+    assert len({trial.number for trial in trials}) == num_samples
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+    assert all(trial.state != TrialState.RUNNING for trial in trials_of(directory))
+    for trial in trials:
+        steps = sorted(trial.intermediate_values)
+        assert steps == list(range(1, len(steps) + 1)), "no epoch's value is missing"
+        if trial.state == TrialState.COMPLETE:
+            assert len(steps) == epochs and trial.value == trial.intermediate_values[epochs]
+        else:
+            assert trial.user_attrs["stopped_by"] == "asha"
+        curve = [result["val_accuracy"] for result in metas(directory, trial.number)[-1]["results"]]
+        assert curve == [trial.intermediate_values[step] for step in steps]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A quick search that has ended, and what it printed."""
+    place = tmp_path_factory.mktemp("search")
+    output = run(*QUICK, cwd=place).stdout
+    return place, output
+
+
+def test_a_search_ends_with_a_leaderboard_and_the_command_to_evaluate(finished: tuple[Path, str]) -> None:
+    place, output = finished
+    assert "6/6 trials" in output and "0 (defaults)" in output and "python -m analysis runs/run" in output
+    assert "kernel_size" in output and "Configuration for experiment" not in output
+    check_record(place / "runs" / "run", num_samples=6, epochs=3)
+    assert json.loads((place / "runs" / "run" / "environment.json").read_text())[0]["versions"]["torch"]
+    assert list((place / "runs" / "run").glob("trial_0000_*/events.out.tfevents.*"))
+    trials = trials_of(place / "runs" / "run")
+    per_layer = [path for path in trials[0].params if path.startswith("model.kernel_size.")]
+    assert per_layer == [f"model.kernel_size.{layer}" for layer in range(trials[0].params["model.depth"])]
+
+
+def test_the_best_model_is_evaluated_on_the_test_split(finished: tuple[Path, str]) -> None:
+    place, _ = finished
+    output = analyse(cwd=place).stdout
+    metrics = json.loads((place / "runs" / "run" / "report" / "test_metrics.json").read_text())
+    best = max(
+        (t for t in counted(place / "runs" / "run") if t.state == TrialState.COMPLETE), key=lambda t: t.value or 0
+    )
+    assert metrics["winner"]["val_accuracy"] == best.value
+    assert metrics["winner"]["test_accuracy"] > 0.8  # three epochs on digits
+    assert metrics["defaults"]["number"] == 0
+    assert (
+        f"{metrics['winner']['test_accuracy']:.4f}"[:5] in output
+        or f"{metrics['winner']['test_accuracy']:.1%}" in output
+    )
+    assert (place / "runs" / "run" / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_resume_searches_further_and_refuses_another_search(finished: tuple[Path, str]) -> None:
+    place, _ = finished
+    refused = run("--resume", "runs/run", "--set", "train.epochs=5", "--seed", "3", cwd=place, check=2)
+    assert "train.epochs: this search was started with 3" in refused.stderr and "search.seed" in refused.stderr
+    before = {trial.number: trial for trial in counted(place / "runs" / "run")}
+    run("--resume", "runs/run", "--num-samples", "8", cwd=place)
+    check_record(place / "runs" / "run", num_samples=8, epochs=3)
+    after = {trial.number: trial for trial in counted(place / "runs" / "run")}
+    assert all(after[number].intermediate_values == trial.intermediate_values for number, trial in before.items())
+    assert "num_samples: 8" in (place / "runs" / "run" / "search.yaml").read_text()
+
+
+def test_a_failing_trial_does_not_stop_the_search_and_all_failing_is_an_error(tmp_path: Path) -> None:
+    # A kernel this large needs more memory for one batch than any machine has.
+    space = "space.model.width={choice: [16, 4000000]}"
+    arguments = [*QUICK, "--set", space, "--set", "search.max_multiply_adds=null", "--num-samples", "3"]
+    base = ["--set", "model.width=4000000", "--set", "resources.max_failures=0"]
+    done = run(*arguments, *base, "--set", "space.model.width={choice: [4000000]}", cwd=tmp_path, check=1)
+    assert "3 trial(s) failed; the first, trial 0: " in done.stdout and "allocate" in done.stdout
+    assert [trial.state for trial in trials_of(tmp_path / "runs" / "run")] == [TrialState.FAIL] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "model.depht=3"], "model.depht: unknown key; did you mean model.depth?"),
+        (["--set", "model.depth"], "--set: must be PATH=VALUE"),
+        (["--set", "model.depth=["], "not a YAML value"),
+        (["--num-samples", "0"], "search.num_samples: should be greater than or equal to 1, got 0"),
+        (["--num-samples", "many"], "invalid int value: 'many'"),
+        (["--name", "../escape"], "--name: must be letters"),
+        (["--dataset", "imagenet"], "data.dataset"),
+        (["--dataset", "folder:nowhere"], "nowhere"),
+        (["--time-budget", "soon"], "search.time_budget: must be a number and a unit"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--resume", "nowhere"], "holds no search"),
+        (["--runs-dir", "s3://bucket/x"], "--runs-dir: must be a directory"),
+        (["--dataset", "cifar10", "--data-dir", "empty"], "put the archive at"),
+        (["--sampler", "grid"], "sampler.name: should be 'tpe' or 'random', got 'grid'"),
+    ],
+)
+def test_bad_input_is_answered_without_a_traceback(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    import urllib.request
+
+    import run_search
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.chdir(tmp_path)
+    base = [] if {"--config", "--dataset", "--resume"} & set(arguments) else ["--dataset", "digits"]
+    try:
+        code = run_search.main([*base, *arguments])
+    except SystemExit as stop:  # argparse
+        code = int(str(stop.code))
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*/study.journal"))
+
+
+def test_without_cifar10_the_search_falls_back_to_digits_and_says_so(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import search.command_line
+    from search.command_line import parse, plan_search
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search.command_line, "cifar_is_available", lambda data: False)
+    for arguments in ([], ["--dataset", "auto"]):
+        plan = plan_search(parse(arguments))
+        assert plan.config.data.dataset == "digits" and plan.run.name.startswith("digits-")
+        assert "handwritten digits instead" in (plan.config.search.notice or "")
+    explicit = plan_search(parse(["--dataset", "cifar10"]))
+    assert explicit.config.data.dataset == "cifar10" and explicit.config.search.notice is None
+    monkeypatch.setattr(search.command_line, "cifar_is_available", lambda data: True)
+    assert plan_search(parse([])).config.data.dataset == "cifar10"
+
+
+def test_dry_run_shows_config_space_and_networks_and_writes_nothing(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run_search
+
+    monkeypatch.chdir(tmp_path)
+    assert run_search.main(["--dataset", "digits", "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("classifier") == 4 and "Trial 0, the defaults" in output and "infeasible" in output
+    assert not list(tmp_path.iterdir())
+
+
+# The driver is stopped. Epochs are made long enough to be interrupted by training on a larger image.
+
+LONG = [*QUICK, "--set", "data.image_size=48", "--set", "search.max_multiply_adds=null", "--num-samples", "8"]
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*RUN_SEARCH, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_epochs(directory: Path, count: int, timeout_seconds: float = 120) -> None:
+    end = time.monotonic() + timeout_seconds
+    while time.monotonic() < end:
+        if len(list(directory.glob("trial_*/checkpoint_*/meta.json"))) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} checkpoints in {timeout_seconds} s")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_three_sigkills_lose_no_trial_and_no_epoch(tmp_path: Path) -> None:
+    directory = tmp_path / "runs" / "run"
+    arguments = LONG
+    for checkpoints in (1, 4, 8):
+        driver = start(*arguments, cwd=tmp_path)
+        wait_for_epochs(directory, checkpoints)
+        driver.kill()
+        driver.wait()
+        time.sleep(2)  # Ray's own processes follow their driver
+        in_flight = [trial.number for trial in trials_of(directory) if trial.state == TrialState.RUNNING]
+        assert in_flight
+        saved = {number: (metas(directory, number) or [{"results": []}])[-1]["results"] for number in in_flight}
+        arguments = ["--resume", "runs/run"]
+    run(*arguments, cwd=tmp_path)
+    check_record(directory, num_samples=8, epochs=3)
+    for (
+        number,
+        results,
+    ) in saved.items():  # those in flight at the last kill went on: their epochs were not trained again
+        assert metas(directory, number)[-1]["results"][: len(results)] == results
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_search_says_how_to_resume_and_resumes(tmp_path: Path, stop: signal.Signals) -> None:
+    directory = tmp_path / "runs" / "run"
+    driver = start(*LONG, cwd=tmp_path)
+    wait_for_epochs(directory, 2)
+    driver.send_signal(stop)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "Traceback" not in output
+    assert "python run_search.py --resume runs/run" in output
+    run("--resume", "runs/run", cwd=tmp_path)
+    check_record(directory, num_samples=8, epochs=3)
