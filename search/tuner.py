@@ -185,8 +185,8 @@ def interruptible() -> Iterator[threading.Event]:
 def ray_started(config: SearchConfig) -> Iterator[dict[str, float]]:
     """Start Ray on this machine, or join the cluster at resources.address; gives its resources."""
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are reported by our own words
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if address is None:

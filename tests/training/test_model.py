@@ -1,0 +1,121 @@
+"""ConvNet: what it computes and what it costs, against torch's own operations, counts and flop counter."""
+
+import tracemalloc
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.config import ModelConfig
+from training.geometry import InfeasibleError, Shape
+from training.model import ConvNet, count_costs, network_costs
+
+SHAPE = (3, 16, 12)
+
+
+def feasible_model(config: ModelConfig, input_shape: Shape = SHAPE, num_classes: int = 5) -> ConvNet:
+    try:
+        return ConvNet(config, input_shape, num_classes).eval()
+    except InfeasibleError:
+        assume(False)
+        raise
+
+
+@given(config=...)
+def test_costs_are_those_of_a_counted_forward_pass(config: ModelConfig):
+    model = feasible_model(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *SHAPE))
+    num_params, multiply_adds = count_costs(config, SHAPE, num_classes=5)
+    assert num_params == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert 2 * multiply_adds == counter.get_total_flops()
+
+    costs = {cost.layer.name: cost for cost in network_costs(config, SHAPE, num_classes=5)}
+    flops = counter.get_flop_counts()
+    for layer, block in enumerate(model.blocks):
+        assert costs[f"conv{layer}"].num_params == sum(parameter.numel() for parameter in block.parameters())
+        assert 2 * costs[f"conv{layer}"].multiply_adds == sum(flops[f"ConvNet.blocks.{layer}"].values())
+
+
+def test_costs_are_counted_without_allocating():
+    depth, width = 40, 10**6
+    config = ModelConfig(depth=depth, width=width, width_growth=1.0, pooling="none", batch_norm=False)
+    tracemalloc.start()
+    num_params, multiply_adds = count_costs(config, (3, 32, 32), num_classes=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    convolutions = 3 * width * 9 + (depth - 1) * width**2 * 9  # 1.4 petabytes in float32
+    assert num_params == convolutions + depth * width + width * 10 + 10
+    assert multiply_adds == convolutions * 32 * 32 + width * 10
+    assert peak < 1e6
+
+
+def plain_forward(weights: dict[str, torch.Tensor], config: ModelConfig, images: torch.Tensor) -> torch.Tensor:
+    """What a ConvNet of equal layers in eval mode should compute, as one reads it in the config."""
+    features = (images.float() - weights["mean"]) / weights["std"]
+    for layer in range(config.depth):
+        names = [name for name in weights if name.startswith(f"blocks.{layer}.")]
+        convolution = [weights[name] for name in names if name.startswith(f"blocks.{layer}.0.")]
+        features = F.conv2d(features, *convolution, padding="same")
+        if config.pooling != "none":
+            features = {"max": F.max_pool2d, "avg": F.avg_pool2d}[config.pooling](features, 2)
+        if config.batch_norm:
+            norm = {
+                name.rpartition(".")[2]: weights[name] for name in names if not name.startswith(f"blocks.{layer}.0.")
+            }
+            features = F.batch_norm(
+                features, norm["running_mean"], norm["running_var"], norm["weight"], norm["bias"], training=False
+            )
+        features = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[config.activation](features)
+    features = features.mean((2, 3)) if config.head == "average" else features.flatten(1)
+    return F.linear(features, weights["classifier.weight"], weights["classifier.bias"])
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation": "relu", "pooling": "max", "head": "average"},
+        {"activation": "gelu", "pooling": "avg", "head": "flatten"},
+        {"activation": "silu", "pooling": "none", "head": "average", "dropout": 0.5},
+    ],
+    ids=lambda fields: fields["activation"],
+)
+def test_forward_computes_what_the_config_says(fields: dict[str, Any], batch_norm: bool):
+    torch.manual_seed(0)
+    config = ModelConfig(depth=2, width=4, batch_norm=batch_norm, **fields)
+    model = ConvNet(config, SHAPE, 5, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0)).eval()
+    for name, value in model.named_parameters():
+        value.data = torch.randn_like(value) * 0.3 if "weight" in name else torch.randn_like(value)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    images = torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8)
+    torch.testing.assert_close(model(images), plain_forward(model.state_dict(), config, images))
+    torch.testing.assert_close(model(images), model(images.float()), rtol=0, atol=0)
+
+
+def test_dropout_acts_in_training_only():
+    model = ConvNet(ModelConfig(depth=1, width=64, dropout=0.5, batch_norm=False), SHAPE, 5)
+    images = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8)
+    assert not model.train()(images).equal(model(images))
+    assert model.eval()(images).equal(model(images))
+
+
+def test_weights_lie_channels_last_and_biases_only_where_no_norm_follows():
+    for batch_norm in (True, False):
+        model = ConvNet(ModelConfig(depth=3, width=4, batch_norm=batch_norm), (3, 32, 32), 10)
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        assert [(first.out_channels, second.in_channels) for first, second in pairwise(convolutions)] == [
+            (4, 4),
+            (8, 8),
+        ]
+        for convolution in convolutions:
+            assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+            assert (convolution.bias is None) == batch_norm

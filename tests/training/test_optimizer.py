@@ -1,0 +1,137 @@
+"""Optimizers against updates written by hand, schedules against their closed formulas."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, RMSprop
+
+from training.config import ModelConfig, OptimizerConfig
+from training.model import ConvNet
+from training.optimizer import build_optimizer, build_schedule
+
+NAMES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_gives_its_optimizer_with_the_config_s_numbers(name: str):
+    model = ConvNet(ModelConfig(depth=2, width=2), (1, 8, 8), 3)
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=0.02, momentum=0.7, weight_decay=0.3))
+    assert type(optimizer) is NAMES[name]
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    for group in optimizer.param_groups:
+        assert group["lr"] == 0.02
+        assert group.get("momentum", 0.7) == 0.7
+        assert group.get("betas", (0.9, 0.999)) == (0.9, 0.999)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_decay_acts_on_weights_but_not_on_norms_and_biases(name: str):
+    torch.manual_seed(0)
+    model = ConvNet(ModelConfig(depth=2, width=4), (1, 8, 8), 3)
+    for parameter in model.parameters():
+        parameter.data.uniform_(0.5, 1.0)
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=0.01, weight_decay=0.1))
+    for _ in range(3):
+        optimizer.step()
+    undecayed = {
+        f"{path}.{kind}"
+        for path, module in model.named_modules()
+        for kind, _ in module.named_parameters(recurse=False)
+        if isinstance(module, nn.BatchNorm2d) or kind == "bias"
+    }
+    assert len(undecayed) == 5
+    for path, parameter in model.named_parameters():
+        if path in undecayed:
+            assert parameter.equal(before[path]), path
+        else:
+            assert (parameter < before[path]).all(), path
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, True), (0.9, False), (0.9, True)])
+def test_sgd_takes_the_steps_of_the_textbook(momentum: float, nesterov: bool):
+    layer = nn.Linear(2, 1, bias=False)
+    start, gradients = layer.weight.detach().clone(), [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 3.0]])]
+    config = OptimizerConfig(momentum=momentum, nesterov=nesterov, learning_rate=0.1, weight_decay=0.01)
+    optimizer = build_optimizer(layer, config)
+    expected, velocity = start, torch.zeros_like(start)
+    for gradient in gradients:
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        decayed = gradient + 0.01 * expected
+        velocity = momentum * velocity + decayed
+        expected = expected - 0.1 * (decayed + momentum * velocity if nesterov else velocity)
+        torch.testing.assert_close(layer.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_reduces_a_convex_loss(name: str):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(64, 3, generator=generator)
+    targets = inputs @ torch.tensor([[1.0], [-1.0], [0.5]]) + 0.3
+
+    def loss() -> Tensor:
+        return (layer(inputs) - targets).square().mean()
+
+    layer = nn.Linear(3, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = build_optimizer(layer, OptimizerConfig(name=name, learning_rate=0.02, momentum=0.5, weight_decay=0.0))
+    first = loss().item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < 0.01 * first
+
+
+HIGHEST = 0.2
+
+
+def between(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))
+
+
+def constant(step: int, total_steps: int) -> float:
+    return HIGHEST
+
+
+def cosine(step: int, total_steps: int) -> float:
+    return between(HIGHEST, 0.0, step / total_steps)
+
+
+def one_cycle(step: int, total_steps: int) -> float:
+    """Smith and Topin, 2018, with torch's numbers: from 1/25 in 30 % of the steps, down to 1/250000."""
+    peak, last = 0.3 * total_steps - 1, total_steps - 1
+    if step <= peak:
+        return between(HIGHEST / 25, HIGHEST, step / peak)
+    return between(HIGHEST, HIGHEST / 25e4, (step - peak) / (last - peak))
+
+
+@pytest.mark.parametrize("optimizer_name", NAMES)
+@pytest.mark.parametrize("formula", [constant, cosine, one_cycle])
+@pytest.mark.parametrize("total_steps", [1, 2, 3, 10, 100])
+def test_schedules_follow_their_formulas(optimizer_name: str, formula, total_steps: int):
+    layer = nn.Linear(1, 1)
+    config = OptimizerConfig(name=optimizer_name, learning_rate=HIGHEST, schedule=formula.__name__)
+    optimizer = build_optimizer(layer, config)
+    schedule = build_schedule(optimizer, config, total_steps)
+    before = [{**group, "params": None, "lr": None} for group in optimizer.param_groups]
+    rates = []
+    for _ in range(total_steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert [{**group, "params": None, "lr": None} for group in optimizer.param_groups] == before, (
+        "only the rate changes"
+    )
+    for step, both in enumerate(rates):
+        assert both == pytest.approx([formula(step, total_steps)] * 2, rel=1e-6), step
+    if total_steps % 10 == 0 and formula is one_cycle:
+        assert max(rates)[0] == rates[int(0.3 * total_steps) - 1][0] == pytest.approx(HIGHEST)
+        assert rates[0][0] == pytest.approx(HIGHEST / 25)
+        assert rates[-1][0] == pytest.approx(HIGHEST / 25e4)
