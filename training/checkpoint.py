@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from training.config import ConfigError, TrialConfig, validate
+from training.config import TrialConfig, validate
 from training.data import ImageSet, TrainData
-from training.geometry import InfeasibleError
 from training.loop import EpochResult, TrainState, state_of_model
 from training.model import ConvNet
 
@@ -59,8 +58,10 @@ def read_meta(directory: Path | str) -> dict[str, Any]:
         meta["config"] = validate(TrialConfig, meta["config"])
         meta["results"] = [EpochResult(**_with_nan(result)) for result in meta["results"]]
         meta["image_shape"], meta["class_names"] = tuple(meta["image_shape"]), tuple(meta["class_names"])
+        if len(meta["image_shape"]) != 3 or not meta["class_names"]:
+            raise ValueError("image_shape must hold three sizes and class_names at least one name")
         return dict(meta)
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint of convsearch: {error!r}") from error
 
 
@@ -74,7 +75,9 @@ def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
         except (OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error!r}") from error
         if not intact:
-            raise CheckpointError(f"{path} is not the file that was written (its SHA-256 differs): truncated or replaced")
+            raise CheckpointError(
+                f"{path} is not the file that was written (its SHA-256 differs): truncated or replaced"
+            )
     return meta
 
 
@@ -101,7 +104,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> Con
     try:
         model = ConvNet(meta["config"].model, meta["image_shape"], len(meta["class_names"]))
         model.load_state_dict(_load_tensors(Path(directory) / "weights.pt", "cpu"))
-    except (RuntimeError, InfeasibleError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{directory}: weights do not fit the network of meta.json: {error}") from error
     return model.to(device).eval()
 
@@ -118,7 +121,7 @@ def load_state(directory: Path | str, data: TrainData, device: torch.device | st
     try:
         state.optimizer.load_state_dict(saved["optimizer"])
         state.schedule.load_state_dict(saved["schedule"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{directory}/state.pt does not fit its optimizer: {error!r}") from error
     state.results.extend(meta["results"])
     return state
@@ -137,7 +140,9 @@ def _sha256(path: Path) -> str:
 
 
 def _finite(result: dict[str, Any]) -> dict[str, Any]:  # JSON has no NaN
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in result.items()}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in result.items()
+    }
 
 
 def _with_nan(result: dict[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,9 @@ class TrialConfig(FrozenConfig):
                 section, _, field = path.partition(".")
                 nested[section][field] = value
         model = nested["model"]
-        scalars = {key: model[key] for key in ("depth", "width", "width_growth") if not isinstance(model[key], list | tuple)}
+        scalars = {key: model[key] for key in ("depth", "width", "width_growth")}
+        if isinstance(scalars["width"], list | tuple):
+            del scalars["width"]
         try:
             per_layer = validate(ModelConfig, scalars)
         except ConfigError:
@@ -220,7 +222,7 @@ def validate(config: type[C], values: Any) -> C:
 
 def _describe(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
     known = list(config_paths(config))
-    sections = [name for name in config.model_fields]
+    sections = list(config.model_fields)
     problems: dict[str, tuple[list[str], Any]] = {}
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
@@ -231,7 +233,7 @@ def _describe(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
             yield f"{path}: {message}" if path else message
         else:
             # Of a union, pydantic reports every branch, named behind the key ("int", "tuple[...]"): one line for all.
-            key = next((k for k in known if path == k or path.startswith(f"{k}.")), path)
+            key = next((k for k in known if "." in k and f"{path}.".startswith(f"{k}.")), path)
             problems.setdefault(key, ([], item["input"]))[0].append(item["msg"].removeprefix("Input "))
     for key, (constraints, got) in problems.items():
         yield f"{key}: {' or '.join(dict.fromkeys(constraints))}, got {got!r}"

@@ -5,10 +5,10 @@ Knows nothing of models. Images are (N, H, W, C) in arrays and (B, C, H, W) in c
 
 import contextlib
 import hashlib
+import math
 import os
 import urllib.request
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +148,9 @@ def _load_cifar(config: DataConfig, split: str) -> ImageSet:
     except Exception as error:
         archive = Path(config.data_dir) / dataset_class.filename
         raise DataError(
-            f"{config.dataset} is not in {config.data_dir} and could not be downloaded from {dataset_class.url} ({error}). "
-            f"Check the connection, or put the archive at {archive} (MD5 {dataset_class.tgz_md5}); where one lies there "
-            "already it is damaged: delete it and try again. Other data: --dataset digits or --dataset folder:PATH."
+            f"{config.dataset} is not in {config.data_dir} and could not be downloaded from {dataset_class.url} "
+            f"({error}). Check the connection, or put the archive at {archive} (MD5 {dataset_class.tgz_md5}); where one "
+            "lies there already it is damaged: delete it and try again. Other data: --dataset digits or --dataset folder:PATH."
         ) from error
     class_names = CIFAR10_CLASS_NAMES if config.dataset == "cifar10" else tuple(dataset.classes)
     images = np.asarray(dataset.data, dtype=np.uint8)
@@ -218,7 +218,7 @@ def _decode_cached(files: list[Path], config: DataConfig, split: str) -> NDArray
         fingerprint.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     place = hashlib.sha256(f"{config.dataset}\0{split}\0{config.image_size}".encode()).hexdigest()[:16]
     cached = Path(config.data_dir) / ".cache" / f"{place}-{fingerprint.hexdigest()[:16]}.npy"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, EOFError):
         images = np.load(cached)
         if images.shape[0] == len(files):
             return images
@@ -248,14 +248,16 @@ def _decode(files: list[Path], image_size: int, description: str) -> NDArray[np.
 def decode_image(file: Path, image_size: int) -> NDArray[np.uint8]:
     """One image file of any format and mode that Pillow opens as (image_size, image_size, 3). Raises DataError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I"):  # 16 and 32 bits a pixel, which convert() would clip at 255
-                    values = np.asarray(image, dtype=np.int64)
-                    image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-                return _resize(image.convert("RGB"), image_size)
+        with Image.open(file) as opened:
+            if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # at which Pillow only warns
+                raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels, too many")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 and 32 bits a pixel, which convert() would clip at 255
+                values = np.asarray(image, dtype=np.int64)
+                image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+            if "transparency" in image.info:  # convert() warns of it unless it may keep it
+                image = image.convert("RGBA")
+            return _resize(image.convert("RGB"), image_size)
     except Exception as error:  # Pillow's decoders raise what they like
         raise DataError(f"{file} cannot be read as an image ({error}). Mend or remove it.") from error
 
@@ -335,7 +337,9 @@ def _crop_and_flip(images: Tensor, config: DataConfig, generator: torch.Generato
     batch, _, height, width = images.shape
     device = images.device
 
-    def coordinates(size: int) -> Tensor:  # (B, size): the source row or column of each target, reflected at the borders
+    def coordinates(
+        size: int,
+    ) -> Tensor:  # (B, size): the source row or column of each target, reflected at the borders
         reach = min(config.crop_padding, size - 1)
         shifts = torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=device)
         source = (torch.arange(size, device=device) + shifts).abs()
@@ -363,5 +367,3 @@ def _cut_out(images: Tensor, size: int, mean: tuple[float, ...], generator: torc
     hidden = inside(height)[:, None, :, None] & inside(width)[:, None, None, :]
     colour = torch.tensor(mean, device=device).round().to(torch.uint8).view(1, channels, 1, 1)
     return torch.where(hidden, colour, images)
-
-

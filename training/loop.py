@@ -83,8 +83,8 @@ def state_of_model(config: TrialConfig, model: ConvNet, train_set: ImageSet, dev
 def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
     """Train on until the config's last epoch, yielding after each; `state` is safe to save at every yield.
 
-    A non-finite loss ends training with a result marked `diverged`. On one CPU thread, going on from a saved state gives
-    the same numbers as never having stopped, to the bit.
+    A non-finite loss ends training with a result marked `diverged`. On one CPU thread, going on from a saved state
+    gives the same numbers as never having stopped, to the bit.
     """
     config, device = state.config, state.device
     order = torch.Generator()
@@ -95,7 +95,7 @@ def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
         epoch = state.epoch + 1
         with seeded(config.train.seed, epoch, device) as seed:
             order.manual_seed(seed)
-            train_loss, train_accuracy = train_epoch(state, data, train_loader)
+            train_loss, train_accuracy, learning_rate = train_epoch(state, data, train_loader)
             trained = time.perf_counter()
             val_loss, val_accuracy = evaluate(state.model, val_loader)
         diverged = not (math.isfinite(train_loss) and math.isfinite(val_loss))
@@ -106,7 +106,7 @@ def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
             train_accuracy=train_accuracy,
             val_loss=math.nan if diverged else val_loss,
             val_accuracy=WORST_VAL_ACCURACY if diverged else val_accuracy,
-            learning_rate=float(state.schedule.get_last_lr()[0]),
+            learning_rate=learning_rate,
             epoch_seconds=ended - started,
             images_per_second=len(data.train.labels) / (trained - started),
             finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -118,8 +118,11 @@ def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
 
 def train_epoch(
     state: TrainState, data: TrainData, loader: DataLoader[tuple[Tensor, Tensor]]
-) -> tuple[float, float]:
-    """One pass over the train split: (mean loss, accuracy). Ends early, with a NaN loss, where the loss is not finite."""
+) -> tuple[float, float, float]:
+    """One pass over the train split: (mean loss, accuracy, learning rate of the last step).
+
+    Ends early, with a NaN loss, where the loss is not finite.
+    """
     model, device = state.model, state.device
     augment = augmentation(state.config.data, data.mean)
     generator = torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
@@ -130,14 +133,15 @@ def train_epoch(
         with autocast(device):
             logits = model(augment(images, generator))
         loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        learning_rate = float(state.optimizer.param_groups[0]["lr"])
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
         state.schedule.step()
         sums.add(loss, logits, labels)
         if step % STEPS_BETWEEN_LOSS_CHECKS == 0 and not sums.loss.isfinite():
-            return math.nan, 0.0
-    return sums.averages()
+            return math.nan, 0.0, learning_rate
+    return *sums.averages(), learning_rate
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfi
 from training.data import TrainData, batch_loader
 from training.evaluate import evaluate
 from training.geometry import InfeasibleError
-from training.loop import EpochResult, TrainState, new_state, train, train_epoch
+from training.loop import EpochResult, TrainState, new_state, seeded, train, train_epoch
 
 TINY = TrialConfig(
     data=DataConfig(dataset="digits", image_size=8, crop_padding=2, flip=True, cutout=2),
@@ -99,20 +99,45 @@ def test_the_callers_random_numbers_stay_its_own(few_digits: TrainData):
     assert torch.random.get_rng_state().equal(before)
 
 
-def test_every_epoch_has_its_own_order_and_augmentation(few_digits: TrainData):
-    state = new_state(TINY, few_digits)
+def first_epochs(config: TrialConfig, data: TrainData) -> list[list[bytes]]:
+    """The images that the network is trained on in each of two epochs, in their order."""
+    state = new_state(config, data)
     seen: list[list[bytes]] = []
     state.model.register_forward_pre_hook(
         lambda model, inputs: (
             seen[-1].extend(image.numpy().tobytes() for image in inputs[0]) if model.training else None
         )
     )
-    iteration = train(state, few_digits)
+    iteration = train(state, data)
     for _ in range(2):
         seen.append([])
         next(iteration)
-    assert len(seen[0]) == len(seen[1]) == 150
-    assert len(set(seen[0]) & set(seen[1])) < 30
+    return seen
+
+
+def test_every_epoch_has_its_own_order_and_augmentation(few_digits: TrainData):
+    plain = TINY.override({"data.crop_padding": 0, "data.flip": False, "data.cutout": 0})
+    first, second = first_epochs(plain, few_digits)
+    original = [image.transpose(2, 0, 1).tobytes() for image in few_digits.train.images]
+    assert sorted(first) == sorted(second) == sorted(original)
+    assert len({tuple(order) for order in (first, second, original)}) == 3
+
+    first, second = first_epochs(TINY, few_digits)
+    assert len(first) == len(second) == 150
+    assert len(set(first) & set(second)) < 30
+
+
+def test_augmentation_follows_from_seed_and_epoch(few_digits: TrainData):
+    state = new_state(TINY, few_digits)
+    seen: list[torch.Tensor] = []
+    state.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0].clone()))
+    batches = list(batch_loader(few_digits.train, 150))
+    for seed, epoch in ((7, 1), (7, 1), (7, 2), (8, 1)):
+        with seeded(seed, epoch, torch.device("cpu")):
+            train_epoch(state, few_digits, batches)  # type: ignore[arg-type]
+    assert seen[0].equal(seen[1])
+    assert not seen[0].equal(seen[2])
+    assert not seen[0].equal(seen[3])
 
 
 def test_results_say_what_happened(few_digits: TrainData):
