@@ -149,8 +149,9 @@ def _load_cifar(config: DataConfig, split: str) -> ImageSet:
         archive = Path(config.data_dir) / dataset_class.filename
         raise DataError(
             f"{config.dataset} is not in {config.data_dir} and could not be downloaded from {dataset_class.url} "
-            f"({error}). Check the connection, or put the archive at {archive} (MD5 {dataset_class.tgz_md5}); where one "
-            "lies there already it is damaged: delete it and try again. Other data: --dataset digits or --dataset folder:PATH."
+            f"({error}). Check the connection, or put the archive at {archive} (MD5 {dataset_class.tgz_md5}). "
+            "Where one lies there already it is damaged: delete it and try again. "
+            "Other data: --dataset digits or --dataset folder:PATH."
         ) from error
     class_names = CIFAR10_CLASS_NAMES if config.dataset == "cifar10" else tuple(dataset.classes)
     images = np.asarray(dataset.data, dtype=np.uint8)
@@ -223,14 +224,23 @@ def _decode_cached(files: list[Path], config: DataConfig, split: str) -> NDArray
         if images.shape[0] == len(files):
             return images
     images = _decode(files, config.image_size, f"Decoding {len(files)} {split} images")
+    try:
+        _keep(images, cached, outdated=f"{place}-*.npy")
+    except OSError as error:
+        raise DataError(
+            f"decoded images cannot be kept in {cached.parent} ({error}). Choose another --data-dir."
+        ) from None
+    return images
+
+
+def _keep(images: NDArray[np.uint8], cached: Path, outdated: str) -> None:
     cached.parent.mkdir(parents=True, exist_ok=True)
     unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
     with unfinished.open("wb") as stream:
         np.save(stream, images)
-    for outdated in cached.parent.glob(f"{place}-*.npy"):
-        outdated.unlink(missing_ok=True)
+    for other in cached.parent.glob(outdated):
+        other.unlink(missing_ok=True)
     unfinished.rename(cached)
-    return images
 
 
 def _decode(files: list[Path], image_size: int, description: str) -> NDArray[np.uint8]:

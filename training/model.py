@@ -16,10 +16,10 @@ POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d
 class ConvNet(nn.Module):
     """Blocks of convolution, pooling, batch norm and activation, then a linear classifier.
 
-    Takes images as (N, C, H, W), uint8 or float in [0, 255], and returns logits (N, num_classes): the normalisation
-    with the train split's mean and std is part of the network, so that a checkpoint needs nothing else. Pooling comes before
-    norm and activation, which then cost a quarter (as in cifar10-airbench). Raises InfeasibleError for a network that
-    does not fit the input.
+    Takes images as (N, C, H, W), uint8 or float in [0, 255], and returns logits (N, num_classes). The normalisation
+    with the train split's mean and std is part of the network, so that a checkpoint needs nothing else. Pooling comes
+    before norm and activation, which then cost a quarter (as in cifar10-airbench). Raises InfeasibleError for a network
+    that does not fit the input.
     """
 
     mean: Tensor
