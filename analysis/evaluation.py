@@ -1,0 +1,194 @@
+"""The winner and the defaults, reloaded: their val accuracy checked against the recorded one, then the test split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.metrics import classification_metrics
+from analysis.predictions import EVALUATION_BATCH, Predictions, opener, predict_test, read_openings
+from analysis.results import AnalysisError, SearchResults
+from training import load_data, load_model
+from training.checkpoint import CheckpointError, read_meta
+from training.config import DataConfig
+from training.data import DataError, ImageSet, TrainData, batch_loader
+from training.evaluate import evaluate
+
+
+@dataclass(frozen=True)
+class EvaluatedTrial:
+    """One trial's checkpoint, evaluated. What could not be done is None, and said in Evaluation.problems."""
+
+    number: int
+    epoch: int  # epochs behind the checkpoint
+    provisional: bool
+    params: dict[str, Any]
+    checkpoint: Path
+    checkpoint_hash: str  # SHA-256 of the weights
+    class_names: tuple[str, ...]
+    val_accuracy: float  # as recorded when it was trained
+    val_accuracy_now: float | None
+    predictions: Predictions | None
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether the val accuracy is the recorded one to the last digit; None where it could not be checked."""
+        return None if self.val_accuracy_now is None else self.val_accuracy_now == self.val_accuracy
+
+    def metrics(self) -> dict[str, Any]:
+        """Everything of test_metrics.json about this trial."""
+        tested = {}
+        if self.predictions is not None:
+            tested = classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
+        return {
+            "number": self.number,
+            "epoch": self.epoch,
+            "provisional": self.provisional,
+            "val_accuracy": self.val_accuracy,
+            "val_accuracy_reevaluated": self.val_accuracy_now,
+            **tested,
+            "params": self.params,
+            "checkpoint": str(Path(self.checkpoint.parent.name) / self.checkpoint.name),
+            "checkpoint_sha256": self.checkpoint_hash,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Winner and defaults; None where there is no checkpoint. If trial 0 won, both are the same."""
+
+    winner: EvaluatedTrial | None
+    defaults: EvaluatedTrial | None
+    openings: list[dict[str, Any]]  # of the test split, in this run directory, ever
+    device: str
+    problems: list[str] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of test_metrics.json."""
+        return {
+            "winner": self.winner and self.winner.metrics(),
+            "defaults": self.defaults and self.defaults.metrics(),
+            "openings_of_test_split": len(self.openings),
+            "openings": self.openings,
+            "device": self.device,
+        }
+
+
+def evaluate_search(results: SearchResults, data_dir: str | None = None, device: str | None = None) -> Evaluation:
+    """Evaluate the best trial and trial 0, on a GPU if there is one. Raises AnalysisError for an impossible device."""
+    place = pick_device(device)
+    report = report_directory(results.run)
+    problems: list[str] = []
+    open_val, open_test = lru_cache(2)(load_data), opener(report)
+
+    def evaluated(number: int, provisional: bool) -> EvaluatedTrial | None:
+        checkpoint = results.checkpoint_of(number)
+        if checkpoint is None:
+            return None
+        meta = read_meta(checkpoint)
+        data = relocated(plain(meta["config"].data), data_dir)
+        now = val_accuracy(checkpoint, meta, data, open_val, place, problems)
+        return EvaluatedTrial(
+            number=number,
+            epoch=len(meta["results"]),
+            provisional=provisional,
+            params=results.params[number],
+            checkpoint=checkpoint,
+            checkpoint_hash=meta["sha256"]["weights.pt"],
+            class_names=meta["class_names"],
+            val_accuracy=meta["results"][-1].val_accuracy,
+            val_accuracy_now=now,
+            predictions=tested(checkpoint, meta, data, open_test, place, report, problems),
+        )
+
+    best = results.best_trial
+    winner = None if best is None else evaluated(best.number, best.provisional)
+    if best is not None and best.number == 0:
+        defaults = winner
+    else:
+        defaults = evaluated(0, provisional=False) if 0 in results.params else None
+    return Evaluation(winner, defaults, read_openings(report), str(place), list(dict.fromkeys(problems)))
+
+
+def pick_device(name: str | None) -> torch.device:
+    """A usable device; None takes a GPU if there is one. Raises AnalysisError."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise AnalysisError(
+            f"--device {name} cannot be used ({str(error).splitlines()[0]}). Try --device cpu."
+        ) from None
+
+
+def report_directory(run: Path) -> Path:
+    """RUN/report, made where it is not there. Raises AnalysisError."""
+    report = run / "report"
+    try:
+        report.mkdir(exist_ok=True)
+        return report
+    except OSError as error:
+        raise AnalysisError(
+            f"{report} cannot be made ({error}). Copy the run directory to where you may write."
+        ) from None
+
+
+def plain(data: DataConfig) -> DataConfig:
+    """The same images and split without augmentation, so that trials that differ in it share what is loaded."""
+    return data.model_copy(update={"crop_padding": 0, "flip": False, "cutout": 0})
+
+
+def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
+    """The config with the images at data_dir: for folder:PATH the PATH, where it holds test/, else data.data_dir."""
+    if data_dir is None:
+        return data
+    if data.dataset.startswith("folder:") and (Path(data_dir) / "test").is_dir():
+        return data.model_copy(update={"dataset": f"folder:{data_dir}"})
+    return data.model_copy(update={"data_dir": data_dir})
+
+
+def val_accuracy(
+    checkpoint: Path,
+    meta: dict[str, Any],
+    data: DataConfig,
+    open_val: Callable[[DataConfig], TrainData],
+    device: torch.device,
+    problems: list[str],
+) -> float | None:
+    """Accuracy on the val split, evaluated as training did; None, and a problem, where the images are not to be had."""
+    # As training.loop does it: equal batches give equal bits.
+    batch_size = max(meta["config"].train.batch_size, EVALUATION_BATCH)
+    try:
+        loader = batch_loader(open_val(data).val, batch_size, device)
+        return evaluate(load_model(checkpoint, device), loader)[1]
+    except (DataError, CheckpointError) as error:
+        problems.append(f"The val accuracy could not be checked: {error} {where_data_are(data)}")
+        return None
+
+
+def tested(
+    checkpoint: Path,
+    meta: dict[str, Any],
+    data: DataConfig,
+    open_test: Callable[[DataConfig, str], ImageSet],
+    device: torch.device,
+    report: Path,
+    problems: list[str],
+) -> Predictions | None:
+    """Answers on the test split; None, and a problem, where the images are not to be had."""
+    try:
+        return predict_test(checkpoint, meta, data, open_test, device, report)
+    except (DataError, CheckpointError) as error:
+        problems.append(f"The test split could not be evaluated: {error} {where_data_are(data)}")
+        return None
+
+
+def where_data_are(data: DataConfig) -> str:
+    """The remedy for missing images."""
+    if data.dataset.startswith("folder:"):
+        return "Say where the folder with train/ and test/ is now: --data-dir DIR."
+    return "Say where the data set is: --data-dir DIR."

@@ -1,0 +1,96 @@
+"""One look for all figures: palette, sizes, and how a figure becomes a file or a part of a page."""
+
+import re
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+WIDTH = 6.6  # inches
+INK = "#1b1f24"  # text and axes; becomes the page's own text colour where a figure is part of a page
+MUTED = "#7a828c"
+# Okabe and Ito, 2008: told apart by colour-blind readers. Keys are endings of trials.
+COLOURS = {
+    "complete": "#0072b2",
+    "asha": "#e69f00",
+    "time_budget": "#cc79a7",
+    "diverged": "#d55e00",
+    "failed": "#d55e00",
+    "running": "#009e73",
+    "infeasible": "#999999",
+}
+BEST = "#0072b2"
+RIGHT, WRONG = "#009e73", "#d55e00"
+RC = {
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.parse_math": False,  # a class may be called $x$
+    "svg.fonttype": "path",
+    "figure.constrained_layout.use": True,
+}
+
+
+def drawing(width: float = WIDTH, height: float = 3.4) -> Figure:
+    """An empty figure, sizes in inches, that belongs to no window."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A plot function that draws in the project's style and leaves matplotlib's settings as they were."""
+
+    @wraps(plot)
+    def in_style(*args: Any, **options: Any) -> Figure:
+        with matplotlib.rc_context(RC):
+            return plot(*args, **options)
+
+    return in_style
+
+
+def message(figure: Figure, text: str) -> Figure:
+    """A figure that says why it is empty."""
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=MUTED)
+    return figure
+
+
+def grid(axes: Axes) -> None:
+    axes.grid(True, color=MUTED, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG on white."""
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class name in a script that the font does not have
+        figure.savefig(path, format="png", dpi=150, facecolor="white")
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """An <svg> element without a background, its ink the text colour of the page around it."""
+    stream = StringIO()
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = re.sub(r"<!--.*?-->\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    return svg.replace(INK, "currentColor")
