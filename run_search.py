@@ -3,9 +3,10 @@
 
 import sys
 
+from ray.tune import TuneError
 from rich.console import Console
 
-from search.command_line import parse, plan_search, report_outcome
+from search.command_line import Plan, parse, plan_search, report_outcome, resume_command
 from search.dry_run import dry_run
 from search.run_directory import SearchError
 from search.tuner import run_search
@@ -14,24 +15,28 @@ from training.data import DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: the search ended by itself; 1: no trial succeeded; 2: bad input; 130: interrupted, to be resumed."""
+    """0: the search ended by itself; 1: no trial succeeded, or storage failed; 2: bad input; 130: interrupted."""
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
+    plan: Plan | None = None
     try:
         plan = plan_search(options)
         if options.dry_run:
             dry_run(plan.config, console)
             return 0
         plan.announce(console)
-        plan.make_directory()
-        outcome = run_search(plan.config, plan.run, console)
+        outcome = run_search(plan.config, plan.run, plan.resume, console)
         return report_outcome(outcome, plan, console)
     except (ConfigError, DataError, SearchError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2
+    except (OSError, TuneError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        print(f"error: {reason}\n{resume_command(plan)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\nInterrupted before the first trial.", file=sys.stderr)
+        print(f"\nInterrupted.\n{resume_command(plan)}", file=sys.stderr)
         return 130
 
 

@@ -3,7 +3,6 @@
 import argparse
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
-from search.run_directory import CONFIG, SearchError, create_run, open_run
+from search.run_directory import CONFIG, SearchError, open_run
 from training.config import ConfigError, validate
 from training.data import cifar_is_available
 
@@ -129,22 +128,26 @@ class Plan:
         console.print(Text(f"{verb} {self.run}: {self.config.search.num_samples} trials on {self.config.data.dataset}"))
         console.print(Text(f"Learning curves: tensorboard --logdir {shlex.quote(str(self.run))}", style="dim"))
 
-    def make_directory(self) -> None:
-        if not self.resume:
-            create_run(self.run)
-
 
 def plan_search(options: argparse.Namespace) -> Plan:
     """Config and run directory of a command line. Raises ConfigError and SearchError."""
-    overrides = dict(_overrides(options))
-    if options.resume is not None:
-        return _plan_resume(options, overrides)
+    overrides, errors = _overrides(options)
+    if options.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", options.name):
+        errors.append(f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got {options.name!r}")
+    try:
+        plan = (_plan_new if options.resume is None else _plan_resume)(options, overrides)
+    except ConfigError as error:
+        raise ConfigError(errors + error.errors) from None
+    if errors:
+        raise ConfigError(errors)
+    return plan
+
+
+def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
+    runs_dir = _runs_dir(options.runs_dir)
     config = _resolve_paths(_load(options, overrides))
     dataset = config.data.dataset.partition(":")[0]
-    name = options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise ConfigError([f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got {name!r}"])
-    run = _runs_dir(options.runs_dir) / name
+    run = runs_dir / (options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.exists() and not options.dry_run:
         raise SearchError(f"{run} exists already. Choose another --name, or go on with --resume {run}")
     return Plan(config, run, resume=False)
@@ -156,7 +159,7 @@ def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
 
     run = shlex.quote(_shortest(plan.run))
     if outcome.interrupted:
-        console.print(Text(f"Stopped. Nothing is lost; go on with:\n  python run_search.py --resume {run}"))
+        console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))
         return 130
     failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
     if outcome.gave_up:
@@ -174,21 +177,29 @@ def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
     return 0
 
 
-def _overrides(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """(path, value) of every flag given, then of every --set. Raises ConfigError."""
+def resume_command(plan: Plan | None) -> str:
+    """How to go on with a search; what to say where it had not begun."""
+    if plan is None or not (plan.run / CONFIG).is_file():
+        return "The search had not begun; nothing was written."
+    return f"Go on with:\n  python run_search.py --resume {shlex.quote(_shortest(plan.run))}"
+
+
+def _overrides(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The value of every --set and flag given, by path, flags last; and what is wrong with any --set."""
+    values, errors = {}, []
     for assignment in options.set:
         path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise ConfigError([f"--set: must be PATH=VALUE, such as model.depth=4, got {assignment!r}"])
+        if not equals or not path.strip():
+            errors.append(f"--set: must be PATH=VALUE, such as model.depth=4, got {assignment!r}")
+            continue
         try:
-            yield path.strip(), _number_with_exponent(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError([f"--set {path}: not a YAML value: {text!r} ({error})"]) from None
-    for flag, path in FLAG_PATHS.items():
-        if getattr(options, flag) is not None:
-            yield path, getattr(options, flag)
+            values[path.strip()] = _number_with_exponent(yaml.safe_load(text))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            errors.append(f"--set {path[:60]}: not a YAML value: {text[:60]!r} ({' '.join(str(error).split())})")
+    values |= {path: getattr(options, flag) for flag, path in FLAG_PATHS.items() if getattr(options, flag) is not None}
     if options.dataset not in (None, "auto"):
-        yield "data.dataset", options.dataset
+        values["data.dataset"] = options.dataset
+    return values, errors
 
 
 def _number_with_exponent(value: Any) -> Any:
@@ -204,15 +215,15 @@ def _load(options: argparse.Namespace, overrides: dict[str, Any]) -> SearchConfi
     dataset = overrides.get("data.dataset")
     if dataset is not None:
         return load_config(CONFIGS / ("digits.yaml" if dataset == "digits" else "cifar10.yaml"), overrides)
-    config = load_config(CONFIGS / "cifar10.yaml", overrides)
+    config = _resolve_paths(load_config(CONFIGS / "cifar10.yaml", overrides))
     if cifar_is_available(config.data):
         return config
-    notice = DIGITS_NOTICE.format(data_dir=Path(config.data.data_dir).expanduser().resolve())
+    notice = DIGITS_NOTICE.format(data_dir=config.data.data_dir)
     return load_config(CONFIGS / "digits.yaml", {**overrides, "search.notice": notice})
 
 
 def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
-    run = options.resume.expanduser().resolve()
+    run = _absolute("--resume", str(options.resume))
     open_run(run)
     values = read_yaml(run / CONFIG)
     saved = parse_config(values, {})
@@ -229,16 +240,25 @@ def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan
 def _resolve_paths(config: SearchConfig) -> SearchConfig:
     """Paths made absolute: Ray's workers run in other directories."""
     data = config.data.model_dump()
-    data["data_dir"] = str(Path(data["data_dir"]).expanduser().resolve())
+    data["data_dir"] = str(_absolute("data.data_dir", data["data_dir"]))
     if data["dataset"].startswith("folder:"):
-        data["dataset"] = f"folder:{Path(data['dataset'].removeprefix('folder:')).expanduser().resolve()}"
+        data["dataset"] = f"folder:{_absolute('data.dataset', data['dataset'].removeprefix('folder:'))}"
     return config.model_copy(update={"data": validate(type(config.data), data)})
 
 
 def _runs_dir(text: str) -> Path:
     if "://" in text:
         raise ConfigError([f"--runs-dir: must be a directory that every node can write, got the URL {text!r}"])
-    return Path(text).expanduser().resolve()
+    return _absolute("--runs-dir", text)
+
+
+def _absolute(key: str, text: str) -> Path:
+    try:
+        path = Path(text).expanduser().resolve()
+        path.exists()
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError([f"{key}: {text[:100]!r} is not a usable path ({error}). Give another."]) from None
 
 
 def _shortest(path: Path) -> str:

@@ -16,7 +16,6 @@ from training.config import (
     ModelConfig,
     NonNegativeInt,
     OptimizerConfig,
-    PositiveFloat,
     PositiveInt,
     Seed,
     TrainConfig,
@@ -33,6 +32,11 @@ DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 RESUMABLE_PATHS = frozenset({"search.num_samples", "search.time_budget", "data.data_dir"})
 KNOWN_NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_TIME_BUDGET = 366 * SECONDS["d"]
+
+
+def _seconds(duration: str) -> float:
+    return float(duration[:-1]) * SECONDS[duration[-1]]
 
 
 class SearchSection(FrozenConfig):
@@ -50,18 +54,20 @@ class SearchSection(FrozenConfig):
     def _is_a_duration(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", value):
             raise ValueError(f"must be a number and a unit, such as 90s, 30m or 2h, got {value!r}")
+        if value is not None and _seconds(value) > LONGEST_TIME_BUDGET:
+            raise ValueError(f"must be at most a year, got {value!r}")
         return value
 
     @property
     def time_budget_seconds(self) -> float | None:
-        return None if self.time_budget is None else float(self.time_budget[:-1]) * SECONDS[self.time_budget[-1]]
+        return None if self.time_budget is None else _seconds(self.time_budget)
 
 
 class SamplerConfig(FrozenConfig):
     """What proposes."""
 
     name: Literal["tpe", "random"] = "tpe"
-    startup_trials: NonNegativeInt = 10  # drawn at random before TPE models anything
+    startup_trials: NonNegativeInt = 10  # proposals, infeasible ones too, before TPE models anything
 
 
 class SchedulerConfig(FrozenConfig):
@@ -69,17 +75,24 @@ class SchedulerConfig(FrozenConfig):
 
     name: Literal["asha", "none"] = "asha"
     grace_epochs: PositiveInt = 1  # no trial is stopped before
-    reduction_factor: Annotated[float, Field(gt=1.0, allow_inf_nan=False)] = 3.0  # the best 1/factor of a rung go on
+    reduction_factor: Annotated[float, Field(ge=1.1, le=100.0)] = 3.0  # the best 1/factor of a rung go on
 
 
 class ResourcesConfig(FrozenConfig):
     """What a trial gets, and how many run at a time; null means: from what the machine or cluster has."""
 
-    cpus_per_trial: PositiveFloat = 1.0
+    cpus_per_trial: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None  # fractions share a GPU
     max_concurrent: PositiveInt | None = None  # trials at a time
     max_failures: NonNegativeInt = 2  # restarts of a trial whose worker or node died
     address: str | None = None  # of a Ray cluster; null starts Ray on this machine
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _is_a_share_or_whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError(f"must be a fraction below 1 or a whole number of GPUs, got {value}")
+        return value
 
 
 class SearchConfig(FrozenConfig):
@@ -143,7 +156,9 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
     for path, value in overrides.items():
         section, _, field = path.partition(".")
         target = nested.setdefault(section, {}) if section in SearchConfig.model_fields else None
-        if section == "space" and field and isinstance(target, dict):
+        if path == "space":
+            nested["space"] = value
+        elif section == "space" and field and isinstance(target, dict):
             if value is None:
                 target.pop(field, None)  # --set space.PATH=null takes a path out of the space
             else:

@@ -20,7 +20,8 @@ def dry_run(config: SearchConfig, console: Console) -> None:
     num_classes = KNOWN_NUM_CLASSES.get(config.data.dataset, 10)
     console.print(Text(config.to_yaml()))
     table = Table("path", "distribution", "default", title="Search space")
-    defaults = config.search_space.default_params()
+    space = config.search_space
+    defaults = space.default_params()
     for path, entry in config.space.items():
         default = defaults.get(path, defaults.get(f"{path}.0", "inactive"))
         table.add_row(path, Text(describe(entry)), Text(str(default)))
@@ -30,10 +31,10 @@ def dry_run(config: SearchConfig, console: Console) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.search.seed))
     shown = proposed = 0
     while shown < SAMPLES and proposed < TRIES:
-        params = config.search_space.suggest(study.ask())
+        params = space.suggest(study.ask())
         proposed += 1
         try:
-            sampled = config.search_space.apply(params)
+            sampled = space.apply(params)
         except ConfigError:
             continue
         if why_infeasible(sampled, config.search, num_classes) is None:

@@ -1,5 +1,6 @@
 """What a user sees while a search runs: a live view on a terminal, plain lines elsewhere, and TensorBoard's curves."""
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from search.searcher import METRIC, TIME_ATTR, StudySearcher
+from search.searcher import METRIC, TIME_ATTR, StudySearcher, counts_towards_num_samples
 
 CURVES = {
     "loss/train": "train_loss",
@@ -96,6 +97,11 @@ class Progress(Callback):
         self.searcher.fail(trial.trial_id, _failure_reason(trial))
         self._end(trial)
 
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        for trial in trials:  # Ray tells nobody where a reused worker could not be reset
+            if trial.status == "ERROR" and trial.trial_id in self.searcher.live:
+                self.on_trial_error(iteration, trials, trial)
+
     # Counting and drawing
 
     def _end(self, trial: Any) -> None:
@@ -118,9 +124,8 @@ class Progress(Callback):
         )
 
     def _count(self, trial: FrozenTrial) -> None:
-        kind = trial.user_attrs.get("stopped_by", trial.state.name)
-        kind = kind if kind == "infeasible" else trial.state.name
-        self.states[kind] = self.states.get(kind, 0) + 1
+        if counts_towards_num_samples(trial):
+            self.states[trial.state.name] = self.states.get(trial.state.name, 0) + 1
         if trial.state == TrialState.COMPLETE and trial.value is not None and "source" not in trial.user_attrs:
             self.best = max(self.best or (-1.0, -1, {}), (trial.value, trial.number, trial.params), key=lambda b: b[0])
 
@@ -129,10 +134,9 @@ class Progress(Callback):
         seconds = time.monotonic() - self.started
         done_here = finished - self.finished_before
         left = f"{_clock(seconds / done_here * (total - finished))} left" if done_here else "time left: not known yet"
-        infeasible = max(self.searcher.num_infeasible, self.states.get("infeasible", 0))
         counts = (
             f"{finished}/{total} trials  {len(self.latest)} running  {self.states.get('COMPLETE', 0)} complete  "
-            f"{self.states.get('PRUNED', 0)} pruned  {self.states.get('FAIL', 0)} failed  {infeasible} infeasible\n"
+            f"{self.states.get('PRUNED', 0)} pruned  {self.states.get('FAIL', 0)} failed  {self.searcher.num_infeasible} infeasible\n"
             f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
         )
         return Group(
@@ -191,7 +195,8 @@ def leaderboard(trials: list[FrozenTrial], rows: int = 10) -> Table:
 def _failure_reason(trial: Any) -> str:
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
-        return lines[-1].strip()[:500]
+        errors = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception|Killed)\b", line.strip())]
+        return (errors or lines)[-1].strip()[:500]
     except (OSError, TypeError, IndexError):
         return "the worker died"
 

@@ -49,7 +49,11 @@ def open_run(run: Path) -> None:
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a second search out of a run directory; the kernel frees the lock whatever ends this process."""
-    with (run / JOURNAL).open("ab") as stream:
+    try:
+        stream = (run / JOURNAL).open("ab")
+    except OSError as error:
+        raise SearchError(f"{run / JOURNAL} cannot be written ({error}). A search needs its run directory.") from None
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

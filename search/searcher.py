@@ -3,6 +3,7 @@
 Optuna's journal is the record and Ray the executor: nothing here reads what Ray saved.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,13 +23,17 @@ from training.model import count_costs
 
 METRIC, TIME_ATTR = "val_accuracy", "epoch"
 INFEASIBLE_IN_A_ROW = 1000  # proposals after which a search gives up
-FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def counts_towards_num_samples(trial: FrozenTrial) -> bool:
     """Whether a finished trial is one of the N: infeasible ones and those of earlier searches are not."""
     foreign = "source" in trial.user_attrs
-    return trial.state in FINISHED_STATES and not foreign and trial.user_attrs.get("stopped_by") != "infeasible"
+    return trial.state.is_finished() and not foreign and not is_infeasible(trial)
+
+
+def is_infeasible(trial: FrozenTrial) -> bool:
+    """Whether a proposal was refused before any training."""
+    return trial.user_attrs.get("stopped_by") == "infeasible"
 
 
 def trial_seed(search_seed: int, number: int) -> int:
@@ -70,10 +75,12 @@ class StudySearcher(Searcher):
         self.space = config.search_space
         self.pending = list(pending or [])
         self.live: dict[str, LiveTrial] = {}  # by Ray's trial id
-        self.num_finished = sum(counts_towards_num_samples(trial) for trial in study.get_trials(deepcopy=False))
-        self.num_infeasible = 0  # proposals, in this process
+        trials = study.get_trials(deepcopy=False)
+        self.num_finished = sum(counts_towards_num_samples(trial) for trial in trials)
+        self.num_infeasible = sum(is_infeasible(trial) for trial in trials)
         self.infeasible_reason: str | None = None  # set where the search gave up
         self.closed = False  # no new trials: the time is over
+        self.deadline: float | None = None  # seconds since the epoch, after which no epoch is begun
 
     # What Ray calls
 
@@ -98,6 +105,7 @@ class StudySearcher(Searcher):
             "number": live.number,
             "trial_config": live.config.model_dump_json(),
             "start_from": None if live.start_from is None else str(live.start_from),
+            "deadline": self.deadline,
         }
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -113,14 +121,14 @@ class StudySearcher(Searcher):
         if error or result is None or METRIC not in result:
             return
         self.on_trial_result(trial_id, result)
-        live = self.live.pop(trial_id)
-        self.num_finished += 1
+        live = self.live[trial_id]
         if result["diverged"]:
             end_trial(self.study, live.trial, "diverged", f"the loss was not finite in epoch {result[TIME_ATTR]}")
         elif int(result[TIME_ATTR]) >= self.config.train.epochs:
             self.study.tell(live.trial, float(result[METRIC]))
         else:
             end_trial(self.study, live.trial, "time_budget" if live.out_of_time else "asha")
+        self._finished(trial_id)  # after the study knows: telling may fail, and Ray then asks again
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study's journal is the only record."""
@@ -132,11 +140,14 @@ class StudySearcher(Searcher):
 
     def fail(self, trial_id: str, reason: str) -> None:
         """A trial has crashed for good."""
-        live = self.live.pop(trial_id, None)
-        if live is not None:
-            self.num_finished += 1
-            live.trial.set_user_attr("reason", reason)
-            self.study.tell(live.trial, state=TrialState.FAIL)
+        if trial_id in self.live:
+            self.live[trial_id].trial.set_user_attr("reason", reason)
+            self.study.tell(self.live[trial_id].trial, state=TrialState.FAIL)
+            self._finished(trial_id)
+
+    def _finished(self, trial_id: str) -> None:
+        del self.live[trial_id]
+        self.num_finished += 1
 
     def is_out_of_time(self, trial_id: str) -> bool:
         """Mark a trial as stopped by the time budget (for RunConfig.stop)."""
@@ -146,17 +157,20 @@ class StudySearcher(Searcher):
 
     def propose(self) -> LiveTrial | None:
         """The study's next feasible trial; infeasible ones are told to it. None after 1,000 in a row."""
-        reasons: Counter[str] = Counter()
-        while len(reasons) == 0 or reasons.total() < INFEASIBLE_IN_A_ROW:
-            live = self.prepare(self.study.ask(), reasons)
-            if live is not None:
-                return live
-        reason, _ = reasons.most_common(1)[0]
-        self.infeasible_reason = f"{INFEASIBLE_IN_A_ROW:,} infeasible proposals in a row, most often: {reason}"
+        reasons: list[str] = []
+        while len(reasons) < INFEASIBLE_IN_A_ROW:
+            prepared = self.prepare(self.study.ask())
+            if isinstance(prepared, LiveTrial):
+                return prepared
+            reasons.append(prepared)
+        # Reasons differ in their numbers: count them without, and quote one with.
+        kinds = [re.sub(r"\d[\d,]*", "#", reason) for reason in reasons]
+        commonest = reasons[kinds.index(Counter(kinds).most_common(1)[0][0])]
+        self.infeasible_reason = f"{INFEASIBLE_IN_A_ROW:,} infeasible proposals in a row, most often like: {commonest}"
         return None
 
-    def prepare(self, trial: Trial, reasons: Counter[str] | None = None) -> LiveTrial | None:
-        """Draw what is not drawn yet and check the network; None where the study was told that it is infeasible."""
+    def prepare(self, trial: Trial) -> LiveTrial | str:
+        """Draw what is not drawn yet; the reason, once the study was told, where the network is infeasible."""
         params = self.space.suggest(trial)
         problem: tuple[str, float] | None
         try:
@@ -169,16 +183,13 @@ class StudySearcher(Searcher):
             trial.set_constraint("feasible", violation)
             end_trial(self.study, trial, "infeasible", reason)
             self.num_infeasible += 1
-            if reasons is not None:
-                reasons[reason.partition(" (")[0]] += 1
-            return None
+            return reason
         seed = trial_seed(self.config.search.seed, trial.number)
         config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
         size = config.data.image_size
         num_params, multiply_adds = count_costs(config.model, (3, size, size), self.num_classes)
-        if "num_params" not in trial.user_attrs:
-            trial.set_user_attr("num_params", num_params)
-            trial.set_user_attr("multiply_adds", multiply_adds)
+        trial.set_user_attr("num_params", num_params)
+        trial.set_user_attr("multiply_adds", multiply_adds)
         return LiveTrial(trial, config)
 
 

@@ -43,7 +43,7 @@ class SpaceEntry(FrozenConfig):
     integer: Annotated[tuple[int, int], Field(strict=False)] | None = Field(None, alias="int")
     real: Annotated[tuple[FiniteFloat, FiniteFloat], Field(strict=False)] | None = Field(None, alias="float")
     choice: Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)] | None = None
-    step: Annotated[float, Field(gt=0)] | None = None
+    step: Annotated[FiniteFloat, Field(gt=0)] | None = None
     log: bool = False
     per_layer: bool = False  # suggest one value for each layer of the drawn depth
     when: dict[str, Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)]] | None = None
@@ -204,15 +204,20 @@ def _entry_errors(path: str, entry: SpaceEntry, entries: Mapping[str, SpaceEntry
 
 
 def _in_order_of_dependence(entries: Mapping[str, SpaceEntry]) -> dict[str, SpaceEntry]:
-    """Depth first, every entry after those that its `when` names, else as written. Raises ConfigError for a circle."""
+    """Every entry after those that it depends on (`when`; depth for per-layer values), else as written.
+
+    Raises ConfigError for a circle.
+    """
     ordered: dict[str, SpaceEntry] = {}
-    waiting = sorted(entries.items(), key=lambda item: item[0] != "model.depth")
+    waiting = dict(entries)
     while waiting:
-        left = [item for item in waiting if item[0] not in ordered]
-        ready = [(path, e) for path, e in left if all(c in ordered or c not in entries for c in e.when or {})]
-        if left and not ready:
-            circle = ", ".join(path for path, _ in left)
-            raise ConfigError([f"space: the conditions of {circle} depend on each other in a circle"])
-        ordered.update(ready)
-        waiting = [item for item in left if item[0] not in ordered]
+        ready = {path: entry for path, entry in waiting.items() if not _needs(entry) & waiting.keys()}
+        if not ready:
+            raise ConfigError([f"space: the conditions of {', '.join(waiting)} depend on each other in a circle"])
+        ordered |= ready
+        waiting = {path: entry for path, entry in waiting.items() if path not in ready}
     return ordered
+
+
+def _needs(entry: SpaceEntry) -> set[str]:
+    return {*(entry.when or {}), *(["model.depth"] if entry.per_layer else [])}

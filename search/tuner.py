@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported. Its own loggers write again what meta.json holds.
+# Read by Ray when a search starts. Its own loggers write again what meta.json holds.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped trial to make room on a busy machine
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output engine prints its tables even where verbose=0
 
 import optuna
@@ -27,6 +29,7 @@ from search.progress import Progress, trial_directory
 from search.run_directory import (
     CONFIG,
     SearchError,
+    create_run,
     find_checkpoint,
     locked,
     open_study,
@@ -37,6 +40,7 @@ from search.searcher import LiveTrial, NumberedASHA, StudySearcher, build_sample
 from search.trainable import trainable
 from training.checkpoint import read_meta
 from training.data import TrainData, load_data
+from training.loop import EpochResult
 
 MAX_TRIALS_PER_GPU = 4
 CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
@@ -51,14 +55,16 @@ class Outcome:
     gave_up: str | None
 
 
-def run_search(config: SearchConfig, run: Path, console: Console) -> Outcome:
-    """Search in an existing run directory until N trials are finished, going on from what its journal holds.
+def run_search(config: SearchConfig, run: Path, resume: bool, console: Console) -> Outcome:
+    """Search until N trials are finished, in a new run directory or going on from what a journal holds.
 
-    Raises ConfigError, DataError and SearchError before the first trial.
+    Raises ConfigError, DataError and SearchError before the first trial, and OSError or TuneError where storage fails.
     """
     data = load_data(config.data)
     num_classes = len(data.train.class_names)
     check_defaults(config, num_classes)
+    if not resume:
+        create_run(run)
     with locked(run):
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)
@@ -72,8 +78,9 @@ def run_search(config: SearchConfig, run: Path, console: Console) -> Outcome:
         if not interrupted:
             settle(searcher)
         trials = study.get_trials(deepcopy=False)
+        ended = searcher.num_finished >= config.search.num_samples or searcher.closed or searcher.infeasible_reason
         running = any(trial.state == TrialState.RUNNING for trial in trials)
-        return Outcome(trials, interrupted or running, searcher.infeasible_reason)
+        return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason)
 
 
 def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console) -> bool:
@@ -119,7 +126,7 @@ def unfinished_trials(searcher: StudySearcher, run: Path) -> Iterator[LiveTrial]
     study = searcher.study
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         live = searcher.prepare(Trial(study, frozen._trial_id))
-        if live is None:
+        if not isinstance(live, LiveTrial):
             continue  # infeasible, and told so
         live.reported = set(frozen.intermediate_values)
         live.start_from = find_checkpoint(run, live.number)
@@ -128,14 +135,25 @@ def unfinished_trials(searcher: StudySearcher, run: Path) -> Iterator[LiveTrial]
             if result.epoch not in live.reported:
                 live.trial.report(result.val_accuracy, result.epoch)
                 live.reported.add(result.epoch)
-        if results and (results[-1].diverged or results[-1].epoch >= live.config.train.epochs):
-            searcher.num_finished += 1
-            if results[-1].diverged:
-                end_trial(study, live.trial, "diverged", f"the loss was not finite in epoch {results[-1].epoch}")
-            else:
-                study.tell(live.trial, results[-1].val_accuracy)
-        else:
+        if not tell_ending(study, live, frozen, results[-1] if results else None):
             yield live
+        else:
+            searcher.num_finished += 1
+
+
+def tell_ending(study: optuna.Study, live: LiveTrial, frozen: FrozenTrial, last: EpochResult | None) -> bool:
+    """End a trial that had ended when the driver died before it told the study; False: there is more to train."""
+    if last is not None and last.diverged:
+        end_trial(study, live.trial, "diverged", f"the loss was not finite in epoch {last.epoch}")
+    elif last is not None and last.epoch >= live.config.train.epochs:
+        study.tell(live.trial, last.val_accuracy)
+    elif "stopped_by" in frozen.user_attrs:
+        end_trial(study, live.trial, frozen.user_attrs["stopped_by"])
+    elif "reason" in frozen.user_attrs:
+        study.tell(live.trial, state=TrialState.FAIL)
+    else:
+        return False
+    return True
 
 
 def settle(searcher: StudySearcher) -> None:
@@ -152,6 +170,7 @@ def deadline(searcher: StudySearcher) -> Iterator[None]:
     if seconds is None:
         yield
         return
+    searcher.deadline = time.time() + seconds
     timer = threading.Timer(seconds, lambda: setattr(searcher, "closed", True))
     timer.daemon = True
     timer.start()

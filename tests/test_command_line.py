@@ -142,6 +142,12 @@ def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_p
         (["--resume", "nowhere"], "holds no search"),
         (["--runs-dir", "s3://bucket/x"], "--runs-dir: must be a directory"),
         (["--dataset", "cifar10", "--data-dir", "empty"], "put the archive at"),
+        (["--data-dir", "~nosuchuser/x"], "is not a usable path"),
+        (["--runs-dir", "x" * 300], "--runs-dir: "),
+        (["--resume", "x" * 300], "--resume: "),
+        (["--set", "model.depth=" + "[" * 5000], "not a YAML value"),
+        (["--set", 'data.data_dir="a\\0b"'], "is not a usable path"),
+        (["--set", "space={}", "--set", "model.depth=0"], "model.depth: should be greater"),
         (["--sampler", "grid"], "sampler.name: should be 'tpe' or 'random', got 'grid'"),
     ],
 )
@@ -195,6 +201,25 @@ def test_dry_run_shows_config_space_and_networks_and_writes_nothing(
     output = capsys.readouterr().out
     assert output.count("classifier") == 4 and "Trial 0, the defaults" in output and "infeasible" in output
     assert not list(tmp_path.iterdir())
+
+
+def test_every_error_of_a_command_line_is_named_and_no_name_is_taken(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run_search
+
+    monkeypatch.chdir(tmp_path)
+    wrong = ["--set", "foo", "--set", "model.dpth=3", "--num-samples", "0", "--name", "a/b"]
+    assert run_search.main(["--dataset", "digits", *wrong]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4 and all(line.startswith("error: ") for line in errors)
+    for name in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "photos" / name / label).mkdir(parents=True)
+            (tmp_path / "photos" / name / label / "broken.png").write_bytes(b"no image")
+    assert run_search.main(["--dataset", "folder:photos", "--name", "mine"]) == 2
+    assert "broken.png cannot be read as an image" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()  # the name is free once the image is mended
 
 
 # The driver is stopped. Epochs are made long enough to be interrupted by training on a larger image.

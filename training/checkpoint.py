@@ -103,7 +103,7 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> Con
     meta = verify_checkpoint(directory)
     try:
         model = ConvNet(meta["config"].model, meta["image_shape"], len(meta["class_names"]))
-        model.load_state_dict(_load_tensors(Path(directory) / "weights.pt", "cpu"))
+        model.load_state_dict(_load_tensors(Path(directory) / "weights.pt"))
     except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{directory}: weights do not fit the network of meta.json: {error}") from error
     return model.to(device).eval()
@@ -117,7 +117,7 @@ def load_state(directory: Path | str, data: TrainData, device: torch.device | st
         raise CheckpointError(f"{directory} was trained on other data: classes or image shape differ")
     model = load_model(directory, device)
     state = state_of_model(meta["config"], model, train_set, torch.device(device))
-    saved = _load_tensors(Path(directory) / "state.pt", device)
+    saved = _load_tensors(Path(directory) / "state.pt")  # the optimizer moves it to its parameters' device
     try:
         state.optimizer.load_state_dict(saved["optimizer"])
         state.schedule.load_state_dict(saved["schedule"])
@@ -127,9 +127,9 @@ def load_state(directory: Path | str, data: TrainData, device: torch.device | st
     return state
 
 
-def _load_tensors(path: Path, device: torch.device | str) -> Any:
+def _load_tensors(path: Path) -> Any:
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for damaged files
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 

@@ -122,9 +122,7 @@ def _load(config: DataConfig, split: str) -> ImageSet:
         return _load_cifar(config, split)
     if config.dataset == "digits":
         return _load_digits(config, split)
-    if config.dataset.startswith("folder:"):
-        return _load_folder(config, split)
-    raise DataError(f"data.dataset={config.dataset!r} must be resolved to a data set before it can be loaded")
+    return _load_folder(config, split)
 
 
 def cifar_is_available(config: DataConfig, timeout_seconds: float = 10.0) -> bool:

@@ -71,7 +71,10 @@ def test_all_errors_are_listed_at_once() -> None:
     ("values", "message"),
     [
         ({"search": {"time_budget": "30"}}, "search.time_budget: must be a number and a unit"),
-        ({"scheduler": {"reduction_factor": 1.0}}, "scheduler.reduction_factor: should be greater than 1"),
+        (
+            {"scheduler": {"reduction_factor": 1.0}},
+            "scheduler.reduction_factor: should be greater than or equal to 1.1",
+        ),
         ({"scheduler": {"grace_epochs": 11}}, "scheduler.grace_epochs: must be at most train.epochs, got 11 > 10"),
         ({"sampler": {"name": "grid"}}, "sampler.name: should be 'tpe' or 'random', got 'grid'"),
         ({"space": {"model.depth": {"int": [4, 6]}}}, "model.depth: the default must lie in its own space, got 3"),
@@ -87,6 +90,9 @@ def test_all_errors_are_listed_at_once() -> None:
         ({"model": {"depth": 6}}, "pool5: a kernel that spans 2 pixels does not fit into 1"),
         ({"search": {"max_params": 10}}, "num_params 94,762 > search.max_params 10"),
         ({"model": [1]}, "model: "),
+        ({"search": {"time_budget": "9" * 400 + "d"}}, "must be at most a year"),
+        ({"resources": {"gpus_per_trial": 1.5}}, "a fraction below 1 or a whole number of GPUs, got 1.5"),
+        ({"space": {"model.depth": {"int": [1, 4], "step": float("inf")}}}, "should be a finite number"),
         ({"space": {"model.depth": 3}}, "space.model.depth"),
     ],
 )

@@ -93,3 +93,18 @@ def test_true_is_not_one() -> None:
     assert not contains(CategoricalDistribution((True, False)), 1)
     assert not contains(IntDistribution(0, 5), True)
     assert contains(IntDistribution(0, 5), 5) and not contains(IntDistribution(0, 5), 6)
+
+
+def test_layers_follow_the_drawn_depth_also_where_depth_has_a_condition() -> None:
+    space = space_of(
+        {
+            "model.kernel_size": {"choice": [3, 5], "per_layer": True},
+            "model.depth": {"int": [1, 5], "when": {"optimizer.name": "sgd"}},
+            "optimizer.name": {"choice": ["sgd", "adam"]},
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        params = space.suggest(study.ask())
+        depth = params.get("model.depth", space.base.model.depth)
+        assert [path for path in params if "kernel" in path] == layer_paths("model.kernel_size", depth)

@@ -107,3 +107,20 @@ def test_nothing_stays_running_when_the_time_is_over(tmp_path: Path, quick: Sear
     settle(searcher)
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.PRUNED, 0.4)
     assert study.trials[0].user_attrs["stopped_by"] == "time_budget"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "state"), [(("stopped_by", "asha"), "PRUNED"), (("reason", "ValueError: no"), "FAIL")]
+)
+def test_a_kill_between_the_reason_and_the_ending_does_not_revive_a_trial(
+    tmp_path: Path, quick: SearchConfig, attribute: tuple[str, str], state: str
+) -> None:
+    with locked(tmp_path):
+        study = open_study(tmp_path, quick)
+    before = StudySearcher(study, quick, 10)
+    before.suggest("a")
+    before.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
+    before.live["a"].trial.set_user_attr(*attribute)
+    after = StudySearcher(study, quick, 10)
+    assert list(unfinished_trials(after, tmp_path)) == []
+    assert study.trials[0].state.name == state and after.num_finished == 1
