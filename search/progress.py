@@ -134,9 +134,10 @@ class Progress(Callback):
         seconds = time.monotonic() - self.started
         done_here = finished - self.finished_before
         left = f"{_clock(seconds / done_here * (total - finished))} left" if done_here else "time left: not known yet"
+        complete, pruned, failed = (self.states.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
         counts = (
-            f"{finished}/{total} trials  {len(self.latest)} running  {self.states.get('COMPLETE', 0)} complete  "
-            f"{self.states.get('PRUNED', 0)} pruned  {self.states.get('FAIL', 0)} failed  {self.searcher.num_infeasible} infeasible\n"
+            f"{finished}/{total} trials  {len(self.searcher.live)} running  {complete} complete  "
+            f"{pruned} pruned  {failed} failed  {self.searcher.num_infeasible} infeasible\n"
             f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
         )
         return Group(
