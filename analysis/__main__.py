@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 def summarise(console: Console, results: SearchResults, evaluation: Evaluation, index: Path) -> None:
     """The short version of the report. Text from files is never read as markup."""
     if results.notice:
-        console.print(Panel(Text(results.notice), title="notice", border_style="yellow"))
+        console.print(Panel(Text(results.notice), title="notice", border_style="yellow"), soft_wrap=False)
     for warning in [*results.warnings, *evaluation.problems]:
         console.print(Text(f"! {warning}", style="yellow"))
     if evaluation.winner is not None:

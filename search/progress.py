@@ -116,12 +116,12 @@ class Progress(Callback):
         value = f"val_accuracy {frozen.value:.4f} at epoch {epoch}" if frozen.value is not None else ""
         best = f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "none complete yet"
         done = f"{self.searcher.num_finished}/{self.searcher.config.search.num_samples} trials"
-        self.console.print(
-            f"{done}  trial {number} {describe_ending(frozen)}  {value}  {describe_params(frozen.params)}  [{best}]",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+        line = f"{done}  trial {number} {describe_ending(frozen)}  {value}  [{best}]  {describe_params(frozen.params)}"
+        # On a terminal the live view follows: one line a trial. A log keeps the whole configuration.
+        shape: dict[str, Any] = (
+            {"no_wrap": True, "overflow": "ellipsis"} if self.live.is_started else {"soft_wrap": True}
         )
+        self.console.print(Text(line), **shape)
 
     def _count(self, trial: FrozenTrial) -> None:
         if counts_towards_num_samples(trial):
@@ -140,9 +140,9 @@ class Progress(Callback):
             f"{pruned} pruned  {failed} failed  {self.searcher.num_infeasible} infeasible\n"
             f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
         )
-        return Group(
-            ProgressBar(total=total, completed=finished), Text(counts), self._draw_best(), self._draw_running()
-        )
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=total, completed=finished))
+        return Group(bar, Text(counts), self._draw_best(), self._draw_running())
 
     def _draw_best(self) -> Text:
         if self.best is None:
