@@ -83,6 +83,9 @@ class Progress(Callback):
 
     # What Ray calls
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.searcher.on_trial_start(trial.trial_id)
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         epoch = int(result[TIME_ATTR])
         if self.latest.get(trial.trial_id, (0, 0.0))[0] < epoch:
@@ -134,9 +137,10 @@ class Progress(Callback):
         seconds = time.monotonic() - self.started
         done_here = finished - self.finished_before
         left = f"{_clock(seconds / done_here * (total - finished))} left" if done_here else "time left: not known yet"
+        running = sum(live.started for live in self.searcher.live.values())
         complete, pruned, failed = (self.states.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
         counts = (
-            f"{finished}/{total} trials  {len(self.searcher.live)} running  {complete} complete  "
+            f"{finished}/{total} trials  {running} running  {complete} complete  "
             f"{pruned} pruned  {failed} failed  {self.searcher.num_infeasible} infeasible\n"
             f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
         )

@@ -57,6 +57,7 @@ class LiveTrial:
     config: TrialConfig
     start_from: Path | None = None  # checkpoint
     reported: set[int] = field(default_factory=set)
+    started: bool = False  # a worker has it
     out_of_time: bool = False
 
     @property
@@ -79,6 +80,7 @@ class StudySearcher(Searcher):
         self.num_finished = sum(counts_towards_num_samples(trial) for trial in trials)
         self.num_infeasible = sum(is_infeasible(trial) for trial in trials)
         self.infeasible_reason: str | None = None  # set where the search gave up
+        self.slots = 1  # trials that can run at a time
         self.closed = False  # no new trials: the time is over
         self.deadline: float | None = None  # seconds since the epoch, after which no epoch is begun
 
@@ -89,6 +91,8 @@ class StudySearcher(Searcher):
         limit = self.config.resources.max_concurrent
         if limit is not None and len(self.live) >= limit:
             return None
+        if len(self.live) >= self.slots and not all(live.started for live in self.live.values()):
+            return None  # one trial waits for a worker to come free; a second would be proposed knowing less
         if self.closed or self.infeasible_reason:
             return Searcher.FINISHED
         if self.pending:
@@ -137,6 +141,10 @@ class StudySearcher(Searcher):
         return {}  # Ray pickles its Tuner; nobody reads it
 
     # What the tuner and its callback call
+
+    def on_trial_start(self, trial_id: str) -> None:
+        """A worker has begun with a trial."""
+        self.live[trial_id].started = True
 
     def fail(self, trial_id: str, reason: str) -> None:
         """A trial has crashed for good."""

@@ -74,7 +74,9 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console) 
             study.sampler = build_sampler(config.sampler, config.search.seed, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes)
             searcher.pending = list(unfinished_trials(searcher, run))
-            interrupted = fit(searcher, data, run, trial_resources(config, cluster), console)
+            resources = trial_resources(config, cluster)
+            searcher.slots = min(int(cluster[kind] / amount) for kind, amount in resources.items())
+            interrupted = fit(searcher, data, run, resources, console)
         if not interrupted:
             settle(searcher)
         trials = study.get_trials(deepcopy=False)
@@ -86,6 +88,9 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console) 
 def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console) -> bool:
     """Let Ray run the searcher's trials; True where a signal ended it."""
     config = searcher.config
+    # Let all workers start at once. A worker whose trial ends takes the trial of one that is still starting, and Ray
+    # ends that one: with short trials, and workers started one after the other, the second core would never be used.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.slots)
     with Progress(searcher, run, console) as progress, deadline(searcher), interruptible() as was_interrupted:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, data=data), resources),

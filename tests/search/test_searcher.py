@@ -30,7 +30,9 @@ def make_searcher(directory: Path, config: SearchConfig) -> StudySearcher:
     with locked(directory):
         study = open_study(directory, config)
     study.sampler = build_sampler(config.sampler, config.search.seed, len(study.trials))
-    return StudySearcher(study, config, num_classes=10)
+    searcher = StudySearcher(study, config, num_classes=10)
+    searcher.slots = 100
+    return searcher
 
 
 def result(epoch: int, value: float, diverged: bool = False) -> dict[str, Any]:
@@ -119,6 +121,16 @@ def test_the_searcher_keeps_to_max_concurrent(tmp_path: Path) -> None:
     assert isinstance(searcher.suggest("c"), dict)
 
 
+def test_one_trial_waits_for_a_worker_and_no_more(tmp_path: Path) -> None:
+    searcher = make_searcher(tmp_path, make_config())
+    searcher.slots = 2
+    assert isinstance(searcher.suggest("a"), dict) and isinstance(searcher.suggest("b"), dict)
+    searcher.on_trial_start("a")
+    assert searcher.suggest("c") is None  # b is waiting
+    searcher.on_trial_start("b")
+    assert isinstance(searcher.suggest("c"), dict) and searcher.suggest("d") is None
+
+
 def test_a_search_in_an_impossible_space_gives_up_with_the_reason() -> None:
     space = {"model.depth": {"choice": [3, 7]}, "model.kernel_size": {"choice": [3, 33]}}
     config = make_config(model={"padding": "valid", "depth": 3}, space=space)
@@ -126,6 +138,7 @@ def test_a_search_in_an_impossible_space_gives_up_with_the_reason() -> None:
         {"model.depth": 7, "model.kernel_size": 33}, optuna.samplers.RandomSampler(seed=0)
     )
     searcher = StudySearcher(optuna.create_study(direction="maximize", sampler=hopeless), config, num_classes=10)
+    searcher.slots = 100
     searcher.study.enqueue_trial(config.search_space.default_params())
     assert isinstance(searcher.suggest("a"), dict)  # the defaults
     assert searcher.suggest("b") == Searcher.FINISHED

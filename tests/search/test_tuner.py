@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -17,6 +18,12 @@ from training.data import ImageSet, TrainData
 
 def config_with(**resources: float) -> SearchConfig:
     return parse_config({"resources": resources}, {})
+
+
+def new_searcher(study: optuna.Study, config: SearchConfig) -> StudySearcher:
+    searcher = StudySearcher(study, config, num_classes=10)
+    searcher.slots = 100
+    return searcher
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_resume_goes_on_where_the_checkpoints_are(
 ) -> None:
     with locked(tmp_path):
         study = open_study(tmp_path, quick)
-    before = StudySearcher(study, quick, num_classes=10)
+    before = new_searcher(study, quick)
     numbers = [before.suggest(name)["number"] for name in "abc"]  # type: ignore[index, call-overload]
     # a: two epochs in its checkpoint, none in the journal; b: never started; c: damaged newest, intact older checkpoint
     shutil.copytree(trained_checkpoints[1], tmp_path / f"trial_{numbers[0]:04d}_a" / "checkpoint_000001")
@@ -67,7 +74,7 @@ def test_resume_goes_on_where_the_checkpoints_are(
     (third / "checkpoint_000001" / "state.pt").write_bytes(b"garbage")
     before.on_trial_result("c", {"epoch": 1, "val_accuracy": 0.25})
 
-    after = StudySearcher(study, quick, num_classes=10)
+    after = new_searcher(study, quick)
     after.pending = list(unfinished_trials(after, tmp_path))
     assert [live.number for live in after.pending] == numbers
     starts = [live.start_from for live in after.pending]
@@ -86,9 +93,9 @@ def test_a_trial_that_had_trained_its_last_epoch_is_ended_not_run(
     two_epochs = quick.model_copy(update={"train": quick.train.model_copy(update={"epochs": 2})})
     with locked(tmp_path):
         study = open_study(tmp_path, two_epochs)
-    StudySearcher(study, two_epochs, 10).suggest("a")
+    new_searcher(study, two_epochs).suggest("a")
     shutil.copytree(trained_checkpoints[1], tmp_path / "trial_0000_a" / "checkpoint_000001")
-    after = StudySearcher(study, two_epochs, 10)
+    after = new_searcher(study, two_epochs)
     assert list(unfinished_trials(after, tmp_path)) == []
     last = read_meta(trained_checkpoints[1])["results"][-1]
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, last.val_accuracy)
@@ -98,7 +105,7 @@ def test_a_trial_that_had_trained_its_last_epoch_is_ended_not_run(
 def test_nothing_stays_running_when_the_time_is_over(tmp_path: Path, quick: SearchConfig) -> None:
     with locked(tmp_path):
         study = open_study(tmp_path, quick)
-    searcher = StudySearcher(study, quick, 10)
+    searcher = new_searcher(study, quick)
     searcher.suggest("a")
     searcher.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
     settle(searcher)
@@ -117,10 +124,10 @@ def test_a_kill_between_the_reason_and_the_ending_does_not_revive_a_trial(
 ) -> None:
     with locked(tmp_path):
         study = open_study(tmp_path, quick)
-    before = StudySearcher(study, quick, 10)
+    before = new_searcher(study, quick)
     before.suggest("a")
     before.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
     before.live["a"].trial.set_user_attr(*attribute)
-    after = StudySearcher(study, quick, 10)
+    after = new_searcher(study, quick)
     assert list(unfinished_trials(after, tmp_path)) == []
     assert study.trials[0].state.name == state and after.num_finished == 1
