@@ -26,7 +26,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from training import data as data_module
-from training.config import DataConfig
+from training.config import ConfigError, DataConfig, validate
 from training.data import (
     DataError,
     ImageSet,
@@ -132,9 +132,10 @@ def test_digits_are_resized_and_their_test_split_is_always_the_same():
         assert abs((first.labels == digit).sum() - 36) <= 2
 
 
-def test_an_unresolved_data_set_is_refused():
-    with pytest.raises(DataError, match=r"data\.dataset='auto'"):
-        load_data(DataConfig.model_construct(dataset="auto"))
+@pytest.mark.parametrize("name", ["auto", "imagenet", "folder:", "CIFAR10", ""])
+def test_only_known_data_sets_make_a_config(name):
+    with pytest.raises(ConfigError, match=r"dataset"):
+        validate(DataConfig, {"dataset": name})
 
 
 # Image folders
