@@ -21,10 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     plan: Plan | None = None
     try:
         plan = plan_search(options)
+        plan.announce(console)
         if options.dry_run:
             dry_run(plan.config, console)
             return 0
-        plan.announce(console)
         outcome = run_search(plan.config, plan.run, plan.resume, console)
         return report_outcome(outcome, plan, console)
     except (ConfigError, DataError, SearchError) as error:

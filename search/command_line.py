@@ -122,11 +122,9 @@ class Plan:
     resume: bool
 
     def announce(self, console: Console) -> None:
+        """What the command line decided by itself."""
         if self.config.search.notice:
             console.print(Panel(Text(self.config.search.notice), title="NOTICE", border_style="bold yellow"))
-        verb = "Going on with" if self.resume else "Searching in"
-        console.print(Text(f"{verb} {self.run}: {self.config.search.num_samples} trials on {self.config.data.dataset}"))
-        console.print(Text(f"Learning curves: tensorboard --logdir {shlex.quote(str(self.run))}", style="dim"))
 
 
 def plan_search(options: argparse.Namespace) -> Plan:
@@ -155,7 +153,8 @@ def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
 
 def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
     """Print the leaderboard and what to do next; gives the exit code."""
-    from search.progress import leaderboard
+    from search.progress import describe_params, leaderboard, rank_trials
+    from search.searcher import is_infeasible
 
     run = shlex.quote(_shortest(plan.run))
     if outcome.interrupted:
@@ -173,6 +172,10 @@ def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
         console.print(Text(f"No trial succeeded. What there is: {run}", "bold red"))
         return 1
     console.print(leaderboard(outcome.trials))
+    best, num_infeasible = rank_trials(outcome.trials)[0], sum(map(is_infeasible, outcome.trials))
+    console.print(Text(f"Best: trial {best.number}, {describe_params(best.params)}"))
+    if num_infeasible:
+        console.print(Text(f"{num_infeasible} infeasible proposals took a number and no training.", style="dim"))
     console.print(Text(f"Results: {run}\nEvaluate the best model on the test set:\n  python -m analysis {run}"))
     return 0
 

@@ -139,7 +139,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; {} where it is empty. Raises ConfigError."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError([f"{file}: cannot be read ({error.strerror})"]) from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError([f"{file}: cannot be read as YAML: {error}"]) from None
     if values is None:
         return {}
@@ -176,7 +178,7 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
     try:
         config = validate(SearchConfig, nested)
     except ConfigError as error:
-        raise ConfigError(errors + error.errors) from None
+        raise ConfigError(errors + [_name_entry_fields(line) for line in error.errors]) from None
     try:
         config.search_space.default_params()
         if config.scheduler.grace_epochs > config.train.epochs:
@@ -191,6 +193,15 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
     if errors:
         raise ConfigError(errors)
     return config
+
+
+def _name_entry_fields(error: str) -> str:
+    """The nearest config path is no help where a field of a space entry is misspelt."""
+    path, unknown, _ = error.partition(": unknown key")
+    if not unknown or not path.startswith("space."):
+        return error
+    fields = (field.alias or name for name, field in SpaceEntry.model_fields.items())
+    return f"{path}: unknown key; an entry takes {', '.join(fields)}"
 
 
 def why_infeasible(config: TrialConfig, bounds: SearchSection, num_classes: int) -> tuple[str, float] | None:

@@ -5,10 +5,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.config import KNOWN_NUM_CLASSES, SearchConfig, why_infeasible
+from search.config import SearchConfig, check_defaults, why_infeasible
 from search.progress import describe_params
 from search.space import describe
 from training.config import ConfigError, TrialConfig
+from training.data import count_classes
 from training.model import network_costs
 
 SAMPLES = 3
@@ -16,8 +17,9 @@ TRIES = 1000
 
 
 def dry_run(config: SearchConfig, console: Console) -> None:
-    """Print what a search would do; trains, writes and loads nothing. Raises ConfigError."""
-    num_classes = KNOWN_NUM_CLASSES.get(config.data.dataset, 10)
+    """Print what a search would do; trains, writes and loads nothing. Raises ConfigError and DataError."""
+    num_classes = count_classes(config.data)
+    check_defaults(config, num_classes)
     console.print(Text(config.to_yaml()))
     table = Table("path", "distribution", "default", title="Search space")
     space = config.search_space

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from search.searcher import METRIC, TIME_ATTR, StudySearcher, counts_towards_num_samples
+from training.checkpoint import read_meta
 
 CURVES = {
     "loss/train": "train_loss",
@@ -157,6 +159,8 @@ class Progress(Callback):
     def _draw_running(self) -> Table:
         table = Table("trial", "epoch", "val_accuracy", "configuration", box=None, padding=(0, 2, 0, 0))
         for trial_id, live in list(self.searcher.live.items()):
+            if not live.started:
+                continue
             epoch, value = self.latest.get(trial_id, (0, float("nan")))
             progress = f"{epoch}/{live.config.train.epochs}"
             accuracy = f"{value:.4f}" if epoch else "-"
@@ -167,6 +171,12 @@ class Progress(Callback):
         if trial.trial_id not in self.writers:
             directory = self.run / trial_directory(trial)
             self.writers[trial.trial_id] = SummaryWriter(str(directory), flush_secs=5)
+            start_from = self.searcher.live[trial.trial_id].start_from if trial.trial_id in self.searcher.live else None
+            for earlier in read_meta(start_from)["results"] if start_from else []:  # before the search was resumed
+                self._add_scalars(trial, earlier.epoch, asdict(earlier))
+        self._add_scalars(trial, epoch, result)
+
+    def _add_scalars(self, trial: Any, epoch: int, result: Mapping[str, Any]) -> None:
         for tag, key in CURVES.items():
             self.writers[trial.trial_id].add_scalar(tag, float(result[key]), epoch)
 
@@ -176,23 +186,31 @@ def trial_directory(trial: Any) -> str:
     return f"trial_{trial.config['number']:04d}_{trial.trial_id}"
 
 
-def leaderboard(trials: list[FrozenTrial], rows: int = 10) -> Table:
-    """The best trials: COMPLETE ones by val_accuracy, then PRUNED ones by how far they got."""
-    ranked = sorted(
+def rank_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Those with a value, best first: COMPLETE ones by val_accuracy, then PRUNED ones by how far they got."""
+    return sorted(
         (trial for trial in trials if trial.value is not None and "source" not in trial.user_attrs),
         key=lambda trial: (trial.state == TrialState.COMPLETE, len(trial.intermediate_values), trial.value or 0.0),
         reverse=True,
     )
-    table = Table("trial", "val accuracy", "epochs", "params", "multiply-adds", "ending", "configuration")
+
+
+def leaderboard(trials: list[FrozenTrial], rows: int = 10) -> Table:
+    """The best trials of a search."""
+    ranked = rank_trials(trials)
+    defaults = next((trial.params for trial in trials if trial.number == 0), {})
+    table = Table("trial", "val accuracy", "epochs", "params", "multiply-adds", "ending")
+    table.add_column("configuration, where it differs from the defaults", overflow="fold")
     for trial in ranked[:rows]:
+        differing = {path: value for path, value in trial.params.items() if defaults.get(path) != value}
         table.add_row(
-            f"{trial.number} (defaults)" if trial.number == 0 else str(trial.number),
+            str(trial.number),
             f"{trial.value:.4f}",
             str(max(trial.intermediate_values, default=0)),
             f"{trial.user_attrs.get('num_params', 0):,}",
             f"{trial.user_attrs.get('multiply_adds', 0) / 1e6:.1f} M",
             describe_ending(trial),
-            Text(describe_params(trial.params)),
+            "the defaults" if trial.number == 0 else Text(describe_params(differing)),
         )
     return table
 

@@ -23,6 +23,7 @@ import ray
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray import tune
 from rich.console import Console
+from rich.text import Text
 
 from search.config import SearchConfig, check_defaults
 from search.progress import Progress, trial_directory
@@ -65,6 +66,9 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console) 
     check_defaults(config, num_classes)
     if not resume:
         create_run(run)
+    verb = "Going on with" if resume else "Searching in"
+    console.print(Text(f"{verb} {run}: {config.search.num_samples} trials on {config.data.dataset}"))
+    console.print(Text(f"Learning curves: tensorboard --logdir {run}", style="dim"))
     with locked(run):
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)

@@ -14,6 +14,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PROJECT = Path(__file__).parents[1]
 RUN_SEARCH = [sys.executable, str(PROJECT / "run_search.py")]
@@ -68,6 +69,15 @@ def check_record(directory: Path, num_samples: int, epochs: int) -> None:
         assert curve == [trial.intermediate_values[step] for step in steps]
 
 
+def check_tensorboard(directory: Path) -> None:
+    """Every trial's newest directory shows its whole curve, also where a resume made a second one."""
+    for trial in counted(directory):
+        newest = max(directory.glob(f"trial_{trial.number:04d}_*"), key=lambda place: place.stat().st_mtime)
+        events = EventAccumulator(str(newest)).Reload()
+        steps = {event.step: event.value for event in events.Scalars("accuracy/val")}
+        assert steps == pytest.approx(trial.intermediate_values)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A quick search that has ended, and what it printed."""
@@ -78,11 +88,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_search_ends_with_a_leaderboard_and_the_command_to_evaluate(finished: tuple[Path, str]) -> None:
     place, output = finished
-    assert "6/6 trials" in output and "0 (defaults)" in output and "python -m analysis runs/run" in output
+    assert (
+        "6/6 trials" in output
+        and "the defaults" in output
+        and "Best: trial" in output
+        and "python -m analysis runs/run" in output
+    )
     assert "kernel_size" in output and "Configuration for experiment" not in output
     check_record(place / "runs" / "run", num_samples=6, epochs=3)
     assert json.loads((place / "runs" / "run" / "environment.json").read_text())[0]["versions"]["torch"]
-    assert list((place / "runs" / "run").glob("trial_0000_*/events.out.tfevents.*"))
+    check_tensorboard(place / "runs" / "run")
     trials = trials_of(place / "runs" / "run")
     per_layer = [path for path in trials[0].params if path.startswith("model.kernel_size.")]
     assert per_layer == [f"model.kernel_size.{layer}" for layer in range(trials[0].params["model.depth"])]

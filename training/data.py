@@ -181,18 +181,33 @@ def _resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
 # Image folders: PATH/train/<class>/*, PATH/test/<class>/*
 
 
+def count_classes(config: DataConfig) -> int:
+    """How many classes a data set has, from names alone: nothing is decoded or downloaded. Raises DataError."""
+    if config.dataset.startswith("folder:"):
+        return len(_list_folder(config)["train"])
+    return 100 if config.dataset == "cifar100" else 10
+
+
 def _load_folder(config: DataConfig, split: str) -> ImageSet:
-    root = Path(config.dataset.removeprefix("folder:")).expanduser()
-    listed = {name: _list_classes(root / name) for name in ("train", "test")}
-    class_names = tuple(sorted(listed["train"]))
-    if len(class_names) < 2:
-        raise DataError(f"{root / 'train'} holds {len(class_names)} class folder(s); a classifier needs two or more")
-    if listed["train"].keys() != listed["test"].keys():
-        differing = ", ".join(sorted(listed["train"].keys() ^ listed["test"].keys()))
-        raise DataError(f"{root}: classes that are only in train/ or only in test/: {differing}. Make the two agree.")
+    listed = _list_folder(config)
+    class_names = tuple(sorted(listed[split]))
     files = [file for name in class_names for file in listed[split][name]]
     labels = np.repeat(np.arange(len(class_names)), [len(listed[split][name]) for name in class_names])
     return ImageSet(_decode_cached(files, config, split), labels.astype(np.int64), class_names)
+
+
+def _list_folder(config: DataConfig) -> dict[str, dict[str, list[Path]]]:
+    """Files by split and class, both splits with the same two or more classes. Raises DataError."""
+    root = Path(config.dataset.removeprefix("folder:")).expanduser()
+    listed = {name: _list_classes(root / name) for name in ("train", "test")}
+    if len(listed["train"]) < 2:
+        raise DataError(
+            f"{root / 'train'} holds {len(listed['train'])} class folder(s); a classifier needs two or more"
+        )
+    if listed["train"].keys() != listed["test"].keys():
+        differing = ", ".join(sorted(listed["train"].keys() ^ listed["test"].keys()))
+        raise DataError(f"{root}: classes that are only in train/ or only in test/: {differing}. Make the two agree.")
+    return listed
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:

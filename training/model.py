@@ -34,6 +34,7 @@ class ConvNet(nn.Module):
         std: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.input_shape = tuple(input_shape)  # (C, H, W)
         channels = input_shape[0]
         self.register_buffer("mean", torch.tensor(mean or (0.0,) * channels).view(1, channels, 1, 1))
         self.register_buffer("std", torch.tensor(std or (1.0,) * channels).view(1, channels, 1, 1))
@@ -52,6 +53,8 @@ class ConvNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
+        if tuple(images.shape[1:]) != self.input_shape:
+            raise ValueError(f"images must be (N, {', '.join(map(str, self.input_shape))}), got {tuple(images.shape)}")
         normalised = (images.float() - self.mean) / self.std
         return self.classifier(self.head(self.blocks(normalised)))
 

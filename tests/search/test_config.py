@@ -84,6 +84,10 @@ def test_all_errors_are_listed_at_once() -> None:
         ({"space": {"train.epochs": {"int": [1, 20]}}}, "all trials of a search share this value"),
         ({"space": {"model.dropout": {"float": [0.0, 0.5], "log": True}}}, "low > 0 must hold with log: true"),
         ({"space": {"model.dropout": {"float": [0.0, 0.5], "choice": [0]}}}, "exactly one of int, float and choice"),
+        (
+            {"space": {"model.dropout": {"float": [0, 1], "perlayer": True}}},
+            "takes int, float, choice, step, log, per_layer",
+        ),
         ({"space": {"model.dropout": {}}}, "exactly one of int, float and choice"),
         ({"space": {"model.dropout": {"float": [0.0, 0.5], "per_layer": True}}}, "per_layer must be one of"),
         ({"model": {"kernel_size": 2}}, "padding 'same' needs an odd kernel_size, got 2"),

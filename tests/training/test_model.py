@@ -119,3 +119,10 @@ def test_weights_lie_channels_last_and_biases_only_where_no_norm_follows():
         for convolution in convolutions:
             assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
             assert (convolution.bias is None) == batch_norm
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 16, 16), (3, 32, 32)])
+def test_images_of_another_shape_are_refused(shape):
+    model = ConvNet(ModelConfig(depth=1), (3, 32, 32), 10)
+    with pytest.raises(ValueError, match=r"images must be \(N, 3, 32, 32\), got"):
+        model(torch.zeros(shape))
