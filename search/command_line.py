@@ -171,7 +171,7 @@ def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
     if all(trial.value is None for trial in outcome.trials):
         console.print(Text(f"No trial succeeded. What there is: {run}", "bold red"))
         return 1
-    console.print(leaderboard(outcome.trials))
+    console.print(leaderboard(outcome.trials, console.width))
     best, num_infeasible = rank_trials(outcome.trials)[0], sum(map(is_infeasible, outcome.trials))
     console.print(Text(f"Best: trial {best.number}, {describe_params(best.params)}"))
     if num_infeasible:

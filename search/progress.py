@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -195,23 +195,25 @@ def rank_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     )
 
 
-def leaderboard(trials: list[FrozenTrial], rows: int = 10) -> Table:
-    """The best trials of a search."""
-    ranked = rank_trials(trials)
+def leaderboard(trials: list[FrozenTrial], width: int, rows: int = 10) -> Table:
+    """The best trials of a search; on a terminal narrower than 120 columns without what they cost."""
+    ranked = rank_trials(trials)[:rows]
     defaults = next((trial.params for trial in trials if trial.number == 0), {})
-    table = Table("trial", "val accuracy", "epochs", "params", "multiply-adds", "ending")
+    columns: dict[str, Callable[[FrozenTrial], str]] = {
+        "trial": lambda trial: str(trial.number),
+        "val accuracy": lambda trial: f"{trial.value:.4f}",
+        "epochs": lambda trial: str(max(trial.intermediate_values, default=0)),
+    }
+    if width >= 120:
+        columns["params"] = lambda trial: f"{trial.user_attrs.get('num_params', 0):,}"
+        columns["multiply-adds"] = lambda trial: f"{trial.user_attrs.get('multiply_adds', 0) / 1e6:.1f} M"
+        columns["ending"] = describe_ending
+    table = Table(*columns)
     table.add_column("configuration, where it differs from the defaults", overflow="fold")
-    for trial in ranked[:rows]:
+    for trial in ranked:
         differing = {path: value for path, value in trial.params.items() if defaults.get(path) != value}
-        table.add_row(
-            str(trial.number),
-            f"{trial.value:.4f}",
-            str(max(trial.intermediate_values, default=0)),
-            f"{trial.user_attrs.get('num_params', 0):,}",
-            f"{trial.user_attrs.get('multiply_adds', 0) / 1e6:.1f} M",
-            describe_ending(trial),
-            "the defaults" if trial.number == 0 else Text(describe_params(differing)),
-        )
+        configuration = "the defaults" if trial.number == 0 else describe_params(differing)
+        table.add_row(*(cell(trial) for cell in columns.values()), Text(configuration))
     return table
 
 
