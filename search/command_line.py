@@ -69,7 +69,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     what = parser.add_argument_group("what to search")
     what.add_argument("--config", type=Path, metavar="FILE", help="the search as YAML (default: configs/cifar10.yaml)")
     what.add_argument("--num-samples", type=int, metavar="N", help="trials to train (default: 50)")
-    what.add_argument("--time-budget", metavar="TIME", help="wall clock after which no epoch is begun: 90s, 30m, 2h")
+    what.add_argument(
+        "--time-budget", metavar="TIME", help="wall clock after which trials end with their epoch: 90s, 30m, 2h"
+    )
     what.add_argument(
         "--dataset",
         metavar="auto|cifar10|cifar100|digits|folder:PATH",

@@ -44,7 +44,7 @@ class SearchSection(FrozenConfig):
 
     num_samples: PositiveInt = 50  # trials
     seed: Seed = 0  # of the split, the sampler and, with their numbers, of the trials
-    time_budget: str | None = None  # wall clock, e.g. 90s, 30m, 2h; no new epoch is begun after it
+    time_budget: str | None = None  # wall clock, e.g. 90s, 30m, 2h; then every trial ends with its epoch
     max_params: PositiveInt | None = None  # larger networks are infeasible
     max_multiply_adds: PositiveInt | None = None  # for one image; costlier networks are infeasible
     notice: str | None = None  # what the command line decided and every report has to repeat

@@ -82,7 +82,6 @@ class StudySearcher(Searcher):
         self.infeasible_reason: str | None = None  # set where the search gave up
         self.slots = 1  # trials that can run at a time
         self.closed = False  # no new trials: the time is over
-        self.deadline: float | None = None  # seconds since the epoch, after which no epoch is begun
 
     # What Ray calls
 
@@ -109,7 +108,6 @@ class StudySearcher(Searcher):
             "number": live.number,
             "trial_config": live.config.model_dump_json(),
             "start_from": None if live.start_from is None else str(live.start_from),
-            "deadline": self.deadline,
         }
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Training as Ray Tune sees it: the only code that calls tune.get_checkpoint and tune.report."""
 
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -21,11 +20,8 @@ from training.loop import EpochResult, TrainState
 def trainable(params: dict[str, Any], data: TrainData) -> None:
     """Train one trial from its newest checkpoint, reporting every epoch with a checkpoint.
 
-    `params` holds number, trial_config (JSON), start_from (a checkpoint directory or None) and deadline (Unix seconds
-    after which nothing is begun, or None).
+    `params` holds number, trial_config (JSON) and start_from (a checkpoint directory or None).
     """
-    if params["deadline"] is not None and time.time() > params["deadline"]:
-        return  # handed out in time, but begun too late
     resources = tune.get_context().get_trial_resources().required_resources
     # A trial without a GPU of its own may still see the node's: the resources decide.
     device = torch.device("cuda" if resources.get("GPU", 0) > 0 else "cpu")

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +178,6 @@ def deadline(searcher: StudySearcher) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    searcher.deadline = time.time() + seconds
     timer = threading.Timer(seconds, lambda: setattr(searcher, "closed", True))
     timer.daemon = True
     timer.start()

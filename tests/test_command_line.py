@@ -140,6 +140,16 @@ def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_p
     assert all("allocate" in trial.user_attrs["reason"] for trial in counted(tmp_path / "runs" / "run"))
 
 
+def test_a_time_budget_ends_every_trial_with_its_epoch(tmp_path: Path) -> None:
+    budget = ["--num-samples", "500", "--time-budget", "10s", "--set", "train.epochs=30"]
+    done = run(*QUICK, *budget, cwd=tmp_path)
+    assert "python -m analysis runs/run" in done.stdout
+    trials = counted(tmp_path / "runs" / "run")
+    assert 1 <= len(trials) < 500 and all(trial.state.is_finished() for trial in trials)
+    cut_off = [trial for trial in trials if trial.user_attrs.get("stopped_by") == "time_budget"]
+    assert cut_off and all(trial.state == TrialState.PRUNED and trial.value is not None for trial in cut_off)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
