@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from optuna.trial import TrialState
@@ -15,12 +15,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
+from search.progress import describe_params, leaderboard, rank_trials
 from search.run_directory import CONFIG, SearchError, open_run
+from search.searcher import is_infeasible
+from search.tuner import Outcome
 from training.config import ConfigError, validate
 from training.data import cifar_is_available
-
-if TYPE_CHECKING:
-    from search.tuner import Outcome
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DIGITS_NOTICE = (
@@ -153,11 +153,8 @@ def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
     return Plan(config, run, resume=False)
 
 
-def report_outcome(outcome: "Outcome", plan: Plan, console: Console) -> int:
+def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
     """Print the leaderboard and what to do next; gives the exit code."""
-    from search.progress import describe_params, leaderboard, rank_trials
-    from search.searcher import is_infeasible
-
     run = shlex.quote(_shortest(plan.run))
     if outcome.interrupted:
         console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))

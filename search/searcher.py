@@ -68,13 +68,11 @@ class LiveTrial:
 class StudySearcher(Searcher):
     """Hands out `pending` trials first, then asks the study for new ones until N; see DESIGN's table of endings."""
 
-    def __init__(
-        self, study: optuna.Study, config: SearchConfig, num_classes: int, pending: list[LiveTrial] | None = None
-    ) -> None:
+    def __init__(self, study: optuna.Study, config: SearchConfig, num_classes: int) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.study, self.config, self.num_classes = study, config, num_classes
         self.space = config.search_space
-        self.pending = list(pending or [])
+        self.pending: list[LiveTrial] = []  # to go on with
         self.live: dict[str, LiveTrial] = {}  # by Ray's trial id
         trials = study.get_trials(deepcopy=False)
         self.num_finished = sum(counts_towards_num_samples(trial) for trial in trials)
