@@ -16,6 +16,7 @@ from training.config import (
     PER_LAYER_FIELDS,
     ConfigError,
     FrozenConfig,
+    ModelConfig,
     TrialConfig,
     config_paths,
     unknown_key,
@@ -93,16 +94,35 @@ class SearchSpace:
             raise ConfigError(errors)
         self.base = base
         self.entries = _in_order_of_dependence(entries)
+        self._base_values = value_by_path(base)
+        self._distributions = {path: entry.distribution() for path, entry in self.entries.items()}
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Draw a value for every active path (those of a layer carry its index); stored values come back unchanged."""
         params: dict[str, Any] = {}
-        values = value_by_path(self.base)
+        values = dict(self._base_values)
         for path, entry in self.entries.items():
             if entry.is_active(values):
                 for name in layer_paths(path, values["model.depth"]) if entry.per_layer else [path]:
-                    values[name] = params[name] = _suggest(trial, name, entry.distribution())
+                    values[name] = params[name] = _suggest(trial, name, self._distributions[path])
         return params
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The distribution of every path that can be drawn; of a path per layer, for each layer of the deepest."""
+        depth = max_depth(self.entries, self.base)
+        return {
+            name: self._distributions[path]
+            for path, entry in self.entries.items()
+            for name in (layer_paths(path, depth) if entry.per_layer else [path])
+        }
+
+    def base_values(self) -> dict[str, Any]:
+        """The base's value at every path that can be drawn; where it lies outside, one that the space can give."""
+        values = {}
+        for name, distribution in self.distributions().items():
+            value = value_at(self.base, name)
+            values[name] = value if contains(distribution, value) else lowest(distribution)
+        return values
 
     def apply(self, params: Mapping[str, Any]) -> TrialConfig:
         """The trial config that suggested values stand for. Raises ConfigError where they do not fit together."""
@@ -110,22 +130,47 @@ class SearchSpace:
 
     def default_params(self) -> dict[str, Any]:
         """The base config as a point of its own space. Raises ConfigError for defaults outside of it."""
+        params, outside = self.nearest(self.base)
+        if outside:
+            raise ConfigError(
+                [
+                    f"{name}: the default must lie in its own space, got {value!r} outside "
+                    f"{describe(self.entries[self.entry_path(name)])}"
+                    for name, value in outside.items()
+                ]
+            )
+        return params
+
+    def nearest(self, config: TrialConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(params, outside): any config as a point of the space, with the base's values for those outside of it.
+
+        Params lack what the base does not have either, since it is inactive there. Values that the space does not draw
+        are not looked at: `apply` of the params has the base's.
+        """
         values = value_by_path(self.base)
-        errors, params = [], {}
+        params, outside = {}, {}
         for path, entry in self.entries.items():
             if not entry.is_active(values):
                 continue
-            field = path.partition(".")[2]
-            for layer, name in enumerate(layer_paths(path, self.base.model.depth) if entry.per_layer else [path]):
-                value = self.base.model.at(field, layer) if entry.per_layer else values[path]
-                if not contains(entry.distribution(), value):
-                    errors.append(
-                        f"{name}: the default must lie in its own space, got {value!r} outside {describe(entry)}"
-                    )
-                params[name] = value
-        if errors:
-            raise ConfigError(errors)
-        return params
+            distribution = self._distributions[path]
+            for name in layer_paths(path, values["model.depth"]) if entry.per_layer else [path]:
+                value = value_at(config, name)
+                if not contains(distribution, value):
+                    outside[name] = value
+                    value = value_at(self.base, name)
+                if contains(distribution, value):
+                    values[name] = params[name] = value
+        return params, outside
+
+    def entry_path(self, name: str) -> str:
+        """The path of the entry that a param is drawn from: a layer's is that of all layers."""
+        return name if name in self.entries else name.rpartition(".")[0]
+
+
+def max_depth(entries: Mapping[str, SpaceEntry], base: TrialConfig) -> int:
+    """The largest depth that a space can draw."""
+    entry = entries.get("model.depth")
+    return base.model.depth if entry is None else max(entry.integer or entry.choice)  # type: ignore[arg-type, type-var, return-value]
 
 
 def value_by_path(config: TrialConfig) -> dict[str, Any]:
@@ -133,6 +178,27 @@ def value_by_path(config: TrialConfig) -> dict[str, Any]:
     return {
         path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in config_paths(TrialConfig)
     }
+
+
+def value_at(config: TrialConfig, name: str) -> Any:
+    """A config's value at a path or in one layer of it; one value where a list with one per layer says no more."""
+    section, field, *layer = name.split(".")
+    value = getattr(getattr(config, section), field)
+    if layer:
+        return layer_value(config.model, field, int(layer[0]))
+    if isinstance(value, tuple):
+        single = config.model.model_copy(update={field: value[0]})
+        if all(layer_value(single, field, index) == each for index, each in enumerate(value)):
+            return value[0]
+    return value
+
+
+def layer_value(model: ModelConfig, field: str, layer: int) -> Any:
+    """What a layer has, width_growth included; layers beyond a list repeat its last value."""
+    value = getattr(model, field)
+    if isinstance(value, tuple):
+        return value[min(layer, len(value) - 1)]
+    return model.channels(layer) if field == "width" else value
 
 
 def layer_paths(path: str, depth: int) -> list[str]:
@@ -148,6 +214,14 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
         )
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     return numeric and distribution._contains(distribution.to_internal_repr(value))
+
+
+def lowest(distribution: BaseDistribution) -> Any:
+    """The first value that a distribution can give."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return distribution.low
 
 
 def describe(entry: SpaceEntry) -> str:

@@ -58,7 +58,7 @@ ENTRIES = {
     # Conditions come before what they name, to show that the order of writing does not matter.
     "optimizer.momentum": {"float": [0.5, 0.95], "when": {"optimizer.name": ["sgd", "rmsprop"]}},
     "model.stride": {"choice": [1, 2], "per_layer": True},
-    "model.width": {"int": [4, 64], "step": 4, "per_layer": True},
+    "model.width": {"int": [4, 128], "step": 4, "per_layer": True},
     "model.depth": {"int": [1, 6]},
     "optimizer.name": {"choice": ["sgd", "adam", "rmsprop"]},
     "model.batch_norm": {"choice": [True, False]},
