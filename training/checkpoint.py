@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from training.config import TrialConfig, validate
+from training.config import OptimizerConfig, TrialConfig, validate
 from training.data import ImageSet, TrainData
 from training.loop import EpochResult, TrainState, state_of_model
 from training.model import ConvNet
 
 FORMAT = 1
 TENSOR_FILES = ("weights.pt", "state.pt")
+CHECKPOINT_OVERHEAD_BYTES = 20_000  # archive headers of both tensor files, and meta.json
 
 
 class CheckpointError(Exception):
@@ -46,6 +47,13 @@ def save_checkpoint(state: TrainState, directory: Path | str, number: int | None
         "sha256": {name: _sha256(directory / name) for name in TENSOR_FILES},
     }
     (directory / "meta.json").write_text(json.dumps(meta, indent=1, allow_nan=False))
+
+
+def checkpoint_bytes(optimizer: OptimizerConfig, num_params: int) -> int:
+    """About what a checkpoint takes on disk: the weights in float32, and each average that the optimizer keeps."""
+    has_momentum = optimizer.momentum > 0
+    averages = {"sgd": has_momentum, "adam": 2, "adamw": 2, "rmsprop": 1 + has_momentum}[optimizer.name]
+    return 4 * num_params * (1 + averages) + CHECKPOINT_OVERHEAD_BYTES
 
 
 def read_meta(directory: Path | str) -> dict[str, Any]:

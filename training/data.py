@@ -181,13 +181,6 @@ def _resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
 # Image folders: PATH/train/<class>/*, PATH/test/<class>/*
 
 
-def count_classes(config: DataConfig) -> int:
-    """How many classes a data set has, from names alone: nothing is decoded or downloaded. Raises DataError."""
-    if config.dataset.startswith("folder:"):
-        return len(_list_folder(config)["train"])
-    return 100 if config.dataset == "cifar100" else 10
-
-
 def _load_folder(config: DataConfig, split: str) -> ImageSet:
     listed = _list_folder(config)
     class_names = tuple(sorted(listed[split]))

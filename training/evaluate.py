@@ -1,5 +1,7 @@
 """Loss and accuracy over a split: sums, divided once."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -29,13 +31,13 @@ class Sums:
         return float(self.loss) / self.count, int(self.correct) / self.count
 
 
-def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """(mean cross-entropy in nats, accuracy in [0, 1]) of a model over all images of a loader."""
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """(mean cross-entropy in nats, accuracy in [0, 1]) of a model over all images of some batches."""
     device = next(model.parameters()).device
     sums = Sums(device)
     model.eval()
     with torch.inference_mode(), autocast(device):
-        for images, labels in loader:
+        for images, labels in batches:
             logits = model(images).float()
             sums.add(cross_entropy(logits, labels), logits, labels)
     return sums.averages()

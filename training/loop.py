@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from training.config import TrialConfig
 from training.data import ImageSet, TrainData, augmentation, batch_loader
@@ -117,9 +116,9 @@ def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
 
 
 def train_epoch(
-    state: TrainState, data: TrainData, loader: DataLoader[tuple[Tensor, Tensor]]
+    state: TrainState, data: TrainData, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[float, float, float]:
-    """One pass over the train split: (mean loss, accuracy, learning rate of the last step).
+    """One pass over batches of the train split: (mean loss, accuracy, learning rate of the last step).
 
     Ends early, with a NaN loss, where the loss is not finite.
     """
@@ -129,7 +128,7 @@ def train_epoch(
     smoothing = state.config.train.label_smoothing
     sums = Sums(device)
     model.train()
-    for step, (images, labels) in enumerate(loader, start=1):
+    for step, (images, labels) in enumerate(batches, start=1):
         with autocast(device):
             logits = model(augment(images, generator))
         loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)

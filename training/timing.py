@@ -1,0 +1,57 @@
+"""How long an epoch of a configuration takes, from some of its batches."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.config import TrialConfig
+from training.data import TrainData, batch_loader
+from training.evaluate import evaluate
+from training.loop import new_state, train_epoch
+
+WARM_UP_BATCHES = 3  # the first ones also pay for memory and for the choice of kernels
+
+Batch = tuple[Tensor, Tensor]
+
+
+class FirstBatches:
+    """The batches of a loader until `seconds` are over, one at least; `count` of them were taken."""
+
+    def __init__(self, loader: Iterable[Batch], seconds: float) -> None:
+        self.loader, self.seconds, self.count = loader, seconds, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        ends_at = time.perf_counter() + self.seconds
+        for batch in self.loader:
+            self.count += 1
+            yield batch
+            if time.perf_counter() >= ends_at:
+                return
+
+
+def time_epoch(config: TrialConfig, data: TrainData, device: torch.device | str = "cpu", seconds: float = 2.0) -> float:
+    """The epoch_seconds to expect: training for about `seconds` and validation for half of that, extrapolated.
+
+    A whole epoch where that takes less. Raises InfeasibleError.
+    """
+    train_loader = batch_loader(data.train, config.train.batch_size, device, torch.Generator())
+    val_loader = batch_loader(data.val, max(config.train.batch_size, 256), device)
+    # A state of its own to warm up: a schedule has no more steps than the config's epochs.
+    train_epoch(new_state(config, data, device), data, islice(train_loader, WARM_UP_BATCHES))
+    state = new_state(config, data, device)
+    train_seconds = extrapolate(lambda batches: train_epoch(state, data, batches), train_loader, seconds)
+    evaluate(state.model, islice(val_loader, 1))
+    val_seconds = extrapolate(lambda batches: evaluate(state.model, batches), val_loader, seconds / 2)
+    return train_seconds + val_seconds
+
+
+def extrapolate(work: Callable[[Iterable[Batch]], object], loader: DataLoader[Batch], seconds: float) -> float:
+    """Seconds that `work` would take for all batches of a loader, from doing it for about `seconds`."""
+    batches = FirstBatches(loader, seconds)
+    started = time.perf_counter()
+    work(batches)  # ends with a number read from the device, and so with the device's work
+    return (time.perf_counter() - started) / batches.count * len(loader)
