@@ -2,6 +2,9 @@
 """Search for a good convolutional network: `python run_search.py --num-samples 50`; `--help` explains the rest."""
 
 import sys
+import time
+
+STARTED = time.monotonic()  # what a time budget counts from: the imports below take seconds
 
 from ray.tune import TuneError
 from rich.console import Console
@@ -14,8 +17,9 @@ from training.config import ConfigError
 from training.data import DataError
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, started: float | None = None) -> int:
     """0: the search ended by itself; 1: no trial succeeded, or storage failed; 2: bad input; 130: interrupted."""
+    started = time.monotonic() if started is None else started
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
     plan: Plan | None = None
@@ -23,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         plan = plan_search(options)
         plan.announce(console)
         if options.dry_run:
-            dry_run(plan.config, console)
+            dry_run(plan.config, console, started)
             return 0
-        outcome = run_search(plan.config, plan.run, plan.resume, console)
+        outcome = run_search(plan.config, plan.run, plan.resume, console, started)
         return report_outcome(outcome, plan, console)
     except (ConfigError, DataError, SearchError) as error:
         for line in str(error).splitlines():
@@ -41,4 +45,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(started=STARTED))

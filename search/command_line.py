@@ -19,6 +19,7 @@ from search.progress import describe_params, leaderboard, rank_trials
 from search.run_directory import CONFIG, SearchError, open_run
 from search.searcher import is_infeasible
 from search.tuner import Outcome
+from search.warm_start import check_earlier
 from training.config import ConfigError, validate
 from training.data import cifar_is_available
 
@@ -32,6 +33,7 @@ FLAG_PATHS = {  # flags that set one config path
     "seed": "search.seed",
     "time_budget": "search.time_budget",
     "data_dir": "data.data_dir",
+    "warm_start": "search.warm_start",
     "sampler": "sampler.name",
     "scheduler": "scheduler.name",
     "cpus_per_trial": "resources.cpus_per_trial",
@@ -42,13 +44,15 @@ FLAG_PATHS = {  # flags that set one config path
 EPILOG = """\
 examples
   python run_search.py --num-samples 50                     search on CIFAR-10, downloaded on first use
-  python run_search.py --dry-run                            show the config, the space and three sampled networks
+  python run_search.py --time-budget 30m                    as many trials as half an hour allows
+  python run_search.py --dry-run                            show the space, measure what the search would cost
   python run_search.py --dataset folder:~/photos            on your images: photos/train/CLASS/*, photos/test/CLASS/*
   python run_search.py --set train.epochs=20 --set model.depth=5
   python run_search.py --set 'space.model.kernel_size={choice: [3, 5], per_layer: true}'
   python run_search.py --sampler random --scheduler none    a baseline to compare with
   python run_search.py --resume runs/NAME                   after Ctrl-C or a crash: no finished epoch is lost
   python run_search.py --resume runs/NAME --num-samples 100 search further
+  python run_search.py --warm-start runs/NAME               a new search, with what an earlier one knows
   python -m analysis runs/NAME                              what the best model is worth
 
 exit codes
@@ -70,7 +74,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     what.add_argument("--config", type=Path, metavar="FILE", help="the search as YAML (default: configs/cifar10.yaml)")
     what.add_argument("--num-samples", type=int, metavar="N", help="trials to train (default: 50)")
     what.add_argument(
-        "--time-budget", metavar="TIME", help="wall clock after which trials end with their epoch: 90s, 30m, 2h"
+        "--time-budget",
+        metavar="TIME",
+        help="wall clock of the command, instead of --num-samples or beside it, e.g. 90s, 30m, 2h: trials end with the "
+        "epoch they are in, so it may end that much later. With --resume it counts anew",
     )
     what.add_argument(
         "--dataset",
@@ -87,8 +94,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="set any path of the config, e.g. model.depth=4; repeatable; space.PATH=null fixes a path at its default",
     )
     how = parser.add_argument_group("how to search")
-    how.add_argument("--sampler", metavar="tpe|random", help="what proposes trials (default: tpe)")
+    how.add_argument("--sampler", metavar="gp|tpe|random", help="what proposes trials (default: gp)")
     how.add_argument("--scheduler", metavar="asha|none", help="what stops trials early (default: asha)")
+    how.add_argument(
+        "--warm-start",
+        action="extend",
+        nargs="+",
+        metavar="RUN",
+        help="run directories of earlier searches, also in another space: their trials inform the sampler where data, "
+        "--seed (which images are val) and train.epochs are the same, and their 3 best configurations come first in "
+        "any case. What cannot be used is counted, with reasons",
+    )
     where = parser.add_argument_group("where it runs, and where results go")
     where.add_argument("--name", help="of the run directory (default: DATASET-YYYYMMDD-HHMMSS)")
     where.add_argument(
@@ -111,7 +127,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     other = parser.add_argument_group("other ways to run")
     other.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run directory")
-    other.add_argument("--dry-run", action="store_true", help="show what would be searched, train nothing")
+    other.add_argument(
+        "--dry-run", action="store_true", help="show what would be searched, and measure what it would cost; no run"
+    )
     return parser.parse_args(arguments)
 
 
@@ -146,6 +164,7 @@ def plan_search(options: argparse.Namespace) -> Plan:
 def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
     runs_dir = _runs_dir(options.runs_dir)
     config = _resolve_paths(_load(options, overrides))
+    check_earlier(config)
     dataset = config.data.dataset.partition(":")[0]
     run = runs_dir / (options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.exists() and not options.dry_run:
@@ -164,15 +183,19 @@ def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
         console.print(
             Text(f"The search stopped: {outcome.gave_up}. Widen the space or the bounds in search.", "bold red")
         )
+    if outcome.out_of_time:
+        console.print(Text(f"The time budget of {plan.config.search.time_budget} is over."))
     if failed:
         reason = failed[0].user_attrs.get("reason", "unknown")
         console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
-    if all(trial.value is None for trial in outcome.trials):
-        console.print(Text(f"No trial succeeded. What there is: {run}", "bold red"))
+    if not rank_trials(outcome.trials):
+        why = "No trial had finished an epoch" if outcome.out_of_time and not failed else "No trial succeeded"
+        console.print(Text(f"{why}. What there is: {run}", "bold red"))
         return 1
     console.print(leaderboard(outcome.trials, console.width))
     best, num_infeasible = rank_trials(outcome.trials)[0], sum(map(is_infeasible, outcome.trials))
-    console.print(Text(f"Best: trial {best.number}, {describe_params(best.params)}"))
+    provisional = "" if best.state == TrialState.COMPLETE else ", provisional, as no trial trained all its epochs"
+    console.print(Text(f"Best{provisional}: trial {best.number}, {describe_params(best.params)}"))
     if num_infeasible:
         console.print(Text(f"{num_infeasible} infeasible proposals took a number and no training.", style="dim"))
     console.print(Text(f"Results: {run}\nEvaluate the best model on the test set:\n  python -m analysis {run}"))
@@ -198,6 +221,8 @@ def _overrides(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             values[path.strip()] = _number_with_exponent(yaml.safe_load(text))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             errors.append(f"--set {path[:60]}: not a YAML value: {text[:60]!r} ({' '.join(str(error).split())})")
+    if options.time_budget is not None:
+        values.setdefault("search.num_samples", None)  # the time alone ends the search, unless --num-samples is given
     values |= {path: getattr(options, flag) for flag, path in FLAG_PATHS.items() if getattr(options, flag) is not None}
     if options.dataset not in (None, "auto"):
         values["data.dataset"] = options.dataset
@@ -229,9 +254,16 @@ def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan
     open_run(run)
     values = read_yaml(run / CONFIG)
     saved = parse_config(values, {})
-    wanted = parse_config(read_yaml(options.config) if options.config else values, overrides)
+    kept = {"search.warm_start": saved.search.warm_start}  # the study holds what was taken over
+    wanted = parse_config(read_yaml(options.config) if options.config else values, {**kept, **overrides})
     wanted = _resolve_paths(wanted)
     errors = contradictions(saved, wanted)
+    if options.warm_start is not None:
+        errors = [error for error in errors if not error.startswith("search.warm_start:")]
+        errors.append(
+            "--warm-start: must not be given with --resume, whose study holds what its search took over at its start. "
+            "Leave it out, or start a new search with it."
+        )
     if options.name is not None and options.name != run.name:
         errors.append(f"--name: a resumed search keeps its name {run.name!r}, got {options.name!r}")
     if errors:
@@ -245,7 +277,9 @@ def _resolve_paths(config: SearchConfig) -> SearchConfig:
     data["data_dir"] = str(_absolute("data.data_dir", data["data_dir"]))
     if data["dataset"].startswith("folder:"):
         data["dataset"] = f"folder:{_absolute('data.dataset', data['dataset'].removeprefix('folder:'))}"
-    return config.model_copy(update={"data": validate(type(config.data), data)})
+    runs = dict.fromkeys(str(_absolute("search.warm_start", run)) for run in config.search.warm_start)
+    search = config.search.model_copy(update={"warm_start": tuple(runs)})
+    return config.model_copy(update={"data": validate(type(config.data), data), "search": search})
 
 
 def _runs_dir(text: str) -> Path:

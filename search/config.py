@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from search.space import SearchSpace, SpaceEntry
 from training.config import (
@@ -42,11 +42,12 @@ def _seconds(duration: str) -> float:
 class SearchSection(FrozenConfig):
     """The budget, and what no network may cost."""
 
-    num_samples: PositiveInt = 50  # trials
+    num_samples: PositiveInt | None = 50  # trials; null: as many as time_budget allows
     seed: Seed = 0  # of the split, the sampler and, with their numbers, of the trials
-    time_budget: str | None = None  # wall clock, e.g. 90s, 30m, 2h; then every trial ends with its epoch
+    time_budget: str | None = None  # wall clock of the command, e.g. 90s, 30m, 2h; then trials end with their epoch
     max_params: PositiveInt | None = None  # larger networks are infeasible
     max_multiply_adds: PositiveInt | None = None  # for one image; costlier networks are infeasible
+    warm_start: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories of earlier searches
     notice: str | None = None  # what the command line decided and every report has to repeat
 
     @field_validator("time_budget")
@@ -58,16 +59,29 @@ class SearchSection(FrozenConfig):
             raise ValueError(f"must be at most a year, got {value!r}")
         return value
 
+    @model_validator(mode="after")
+    def _ends(self) -> "SearchSection":
+        if self.num_samples is None and self.time_budget is None:
+            raise ValueError("num_samples and time_budget must not both be null: the search would never end")
+        return self
+
     @property
     def time_budget_seconds(self) -> float | None:
         return None if self.time_budget is None else _seconds(self.time_budget)
+
+    @property
+    def budget(self) -> str:
+        """`50 trials`, `trials for 30m`, `50 trials or 30m`."""
+        if self.num_samples is None:
+            return f"trials for {self.time_budget}"
+        return f"{self.num_samples} trials" + (f" or {self.time_budget}" if self.time_budget else "")
 
 
 class SamplerConfig(FrozenConfig):
     """What proposes."""
 
-    name: Literal["tpe", "random"] = "tpe"
-    startup_trials: NonNegativeInt = 10  # proposals, infeasible ones too, before TPE models anything
+    name: Literal["gp", "tpe", "random"] = "gp"
+    startup_trials: NonNegativeInt = 5  # trained at random before gp models anything; of tpe infeasible ones count too
 
 
 class SchedulerConfig(FrozenConfig):
@@ -219,6 +233,16 @@ def why_infeasible(config: TrialConfig, bounds: SearchSection, num_classes: int)
         if bound is not None and cost > bound:
             return f"num_{name} {cost:,} > search.max_{name} {bound:,}".replace("num_mul", "mul"), cost / bound - 1
     return None
+
+
+def why_unfit(
+    params: Mapping[str, Any], space: SearchSpace, bounds: SearchSection, num_classes: int
+) -> tuple[str, float] | None:
+    """(reason, violation > 0) for params that do not fit together, or whose network is infeasible, else None."""
+    try:
+        return why_infeasible(space.apply(params), bounds, num_classes)
+    except ConfigError as error:
+        return "; ".join(error.errors), 1.0
 
 
 def check_defaults(config: SearchConfig, num_classes: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -53,7 +53,7 @@ def describe_ending(trial: FrozenTrial) -> str:
     return trial.state.name + (f" by {stopped_by}" if stopped_by else "")
 
 
-class Progress(Callback):
+class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of its own accord
     """Ray calls it with every result; it draws, writes TensorBoard events, and tells the searcher of failures."""
 
     def __init__(self, searcher: StudySearcher, run: Path, console: Console) -> None:
@@ -120,7 +120,7 @@ class Progress(Callback):
         self._count(frozen)
         value = f"val_accuracy {frozen.value:.4f} at epoch {epoch}" if frozen.value is not None else ""
         best = f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "none complete yet"
-        done = f"{self.searcher.num_finished}/{self.searcher.config.search.num_samples} trials"
+        done = self._trials_done()
         line = f"{done}  trial {number} {describe_ending(frozen)}  {value}  [{best}]  {describe_params(frozen.params)}"
         # On a terminal the live view follows: one line a trial. A log keeps the whole configuration.
         shape: dict[str, Any] = (
@@ -134,20 +134,38 @@ class Progress(Callback):
         if trial.state == TrialState.COMPLETE and trial.value is not None and "source" not in trial.user_attrs:
             self.best = max(self.best or (-1.0, -1, {}), (trial.value, trial.number, trial.params), key=lambda b: b[0])
 
-    def _draw(self) -> Group:
+    def _trials_done(self) -> str:
         total, finished = self.searcher.config.search.num_samples, self.searcher.num_finished
-        seconds = time.monotonic() - self.started
-        done_here = finished - self.finished_before
-        left = f"{_clock(seconds / done_here * (total - finished))} left" if done_here else "time left: not known yet"
+        if total is None:
+            return f"{finished} {'trial' if finished == 1 else 'trials'}"
+        return f"{finished}/{total} trials"
+
+    def _seconds_left(self) -> float | None:
+        """To the last trial or the end of the time budget, whichever comes first; None: not known yet."""
+        total, done_here = self.searcher.config.search.num_samples, self.searcher.num_finished - self.finished_before
+        now, estimates = time.monotonic(), []
+        if self.searcher.ends_at is not None:
+            estimates.append(max(0.0, self.searcher.ends_at - now))
+        if total is not None and done_here:
+            estimates.append((now - self.started) / done_here * (total - self.searcher.num_finished))
+        return min(estimates, default=None)
+
+    def _draw(self) -> Group:
+        seconds, seconds_left = time.monotonic() - self.started, self._seconds_left()
+        left = "time left: not known yet" if seconds_left is None else f"{_clock(seconds_left)} left"
         running = sum(live.started for live in self.searcher.live.values())
         complete, pruned, failed = (self.states.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
         counts = (
-            f"{finished}/{total} trials  {running} running  {complete} complete  "
+            f"{self._trials_done()}  {running} running  {complete} complete  "
             f"{pruned} pruned  {failed} failed  {self.searcher.num_infeasible} infeasible\n"
             f"{_clock(seconds)} elapsed  {self.num_epochs / max(seconds, 1e-9):.2f} epochs/s  {left}"
         )
         bar = Table.grid(expand=True)
-        bar.add_row(ProgressBar(total=total, completed=finished))
+        total = self.searcher.config.search.num_samples
+        if total is None:  # then the bar is one of time
+            bar.add_row(ProgressBar(total=seconds + (seconds_left or 0.0), completed=seconds))
+        else:
+            bar.add_row(ProgressBar(total=total, completed=self.searcher.num_finished))
         return Group(bar, Text(counts), self._draw_best(), self._draw_running())
 
     def _draw_best(self) -> Text:
@@ -187,10 +205,15 @@ def trial_directory(trial: Any) -> str:
 
 
 def rank_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those with a value, best first: COMPLETE ones by val_accuracy, then PRUNED ones by how far they got."""
+    """Those with a value, best first: COMPLETE ones by val_accuracy, PRUNED ones by how far they got, diverged ones."""
     return sorted(
         (trial for trial in trials if trial.value is not None and "source" not in trial.user_attrs),
-        key=lambda trial: (trial.state == TrialState.COMPLETE, len(trial.intermediate_values), trial.value or 0.0),
+        key=lambda trial: (
+            trial.state == TrialState.COMPLETE,
+            trial.user_attrs.get("stopped_by") != "diverged",
+            len(trial.intermediate_values),
+            trial.value or 0.0,
+        ),
         reverse=True,
     )
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from search.config import SamplerConfig, SearchConfig, why_infeasible
-from training.config import ConfigError, TrialConfig
+from search.config import SearchConfig, why_unfit
+from training.config import TrialConfig
 from training.model import count_costs
 
 METRIC, TIME_ATTR = "val_accuracy", "epoch"
@@ -26,9 +26,16 @@ INFEASIBLE_IN_A_ROW = 1000  # proposals after which a search gives up
 
 
 def counts_towards_num_samples(trial: FrozenTrial) -> bool:
-    """Whether a finished trial is one of the N: infeasible ones and those of earlier searches are not."""
+    """Whether a finished trial is one of the N: infeasible ones, those that the time budget left no epoch, and those of
+    earlier searches are not.
+    """
     foreign = "source" in trial.user_attrs
-    return trial.state.is_finished() and not foreign and not is_infeasible(trial)
+    return trial.state.is_finished() and not foreign and not is_infeasible(trial) and not never_began(trial)
+
+
+def never_began(trial: FrozenTrial) -> bool:
+    """Whether a trial still waited for a worker, without an epoch trained, when the time budget was over."""
+    return trial.user_attrs.get("stopped_by") == "time_budget" and not trial.intermediate_values
 
 
 def is_infeasible(trial: FrozenTrial) -> bool:
@@ -39,14 +46,6 @@ def is_infeasible(trial: FrozenTrial) -> bool:
 def trial_seed(search_seed: int, number: int) -> int:
     """The seed of a trial, from the search's seed and the trial's number."""
     return int(np.random.SeedSequence([search_seed, number]).generate_state(1)[0])
-
-
-def build_sampler(config: SamplerConfig, seed: int, num_trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler, seeded by the search's seed and the trials already in the study."""
-    sampler_seed = int(np.random.SeedSequence([seed, num_trials]).generate_state(1)[0])
-    if config.name == "random":
-        return optuna.samplers.RandomSampler(seed=sampler_seed)
-    return optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=config.startup_trials)
 
 
 @dataclass
@@ -79,22 +78,23 @@ class StudySearcher(Searcher):
         self.num_infeasible = sum(is_infeasible(trial) for trial in trials)
         self.infeasible_reason: str | None = None  # set where the search gave up
         self.slots = 1  # trials that can run at a time
+        self.ends_at: float | None = None  # time.monotonic() at which the time is over
         self.closed = False  # no new trials: the time is over
 
     # What Ray calls
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's number, config (JSON) and checkpoint to start from; None: not now; FINISHED: no more."""
+        if self.closed or self.infeasible_reason:
+            return Searcher.FINISHED
         limit = self.config.resources.max_concurrent
         if limit is not None and len(self.live) >= limit:
             return None
         if len(self.live) >= self.slots and not all(live.started for live in self.live.values()):
             return None  # one trial waits for a worker to come free; a second would be proposed knowing less
-        if self.closed or self.infeasible_reason:
-            return Searcher.FINISHED
         if self.pending:
             live = self.pending.pop(0)
-        elif self.num_finished + len(self.live) >= self.config.search.num_samples:
+        elif self.is_enough(self.num_finished + len(self.live)):
             return Searcher.FINISHED
         else:
             proposed = self.propose()
@@ -153,6 +153,11 @@ class StudySearcher(Searcher):
         del self.live[trial_id]
         self.num_finished += 1
 
+    def is_enough(self, num_trials: int) -> bool:
+        """Whether the search asks for no more trials than that; never where only a time budget ends it."""
+        wanted = self.config.search.num_samples
+        return wanted is not None and num_trials >= wanted
+
     def is_out_of_time(self, trial_id: str) -> bool:
         """Mark a trial as stopped by the time budget (for RunConfig.stop)."""
         if self.closed and trial_id in self.live:
@@ -176,18 +181,14 @@ class StudySearcher(Searcher):
     def prepare(self, trial: Trial) -> LiveTrial | str:
         """Draw what is not drawn yet; the reason, once the study was told, where the network is infeasible."""
         params = self.space.suggest(trial)
-        problem: tuple[str, float] | None
-        try:
-            config = self.space.apply(params)
-            problem = why_infeasible(config, self.config.search, self.num_classes)
-        except ConfigError as error:
-            problem = "; ".join(error.errors), 1.0
+        problem = why_unfit(params, self.space, self.config.search, self.num_classes)
         if problem:
             reason, violation = problem
             trial.set_constraint("feasible", violation)
             end_trial(self.study, trial, "infeasible", reason)
             self.num_infeasible += 1
             return reason
+        config = self.space.apply(params)
         seed = trial_seed(self.config.search.seed, trial.number)
         config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
         size = config.data.image_size
@@ -205,7 +206,20 @@ def end_trial(study: optuna.Study, trial: Trial, stopped_by: str, reason: str | 
     study.tell(trial, state=TrialState.PRUNED)
 
 
-class NumberedASHA(ASHAScheduler):
+class InTime(FIFOScheduler):
+    """Lets no trial begin once the searcher is closed: it takes those that wait for a worker out of Ray's queue."""
+
+    searcher: StudySearcher | None = None
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:  # Ray asks at every step
+        if self.searcher is not None and self.searcher.closed:
+            for trial in tune_controller.get_trials():
+                if trial.status == "PENDING":
+                    tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+
+class NumberedASHA(InTime, ASHAScheduler):
     """ASHA that keys rungs by our trial number, so that a continued trial stands in each rung once.
 
     Trial 0, the defaults, is recorded at rungs and never stopped.

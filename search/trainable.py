@@ -1,7 +1,7 @@
 """Training as Ray Tune sees it: the only code that calls tune.get_checkpoint and tune.report."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -22,17 +22,22 @@ def trainable(params: dict[str, Any], data: TrainData) -> None:
 
     `params` holds number, trial_config (JSON) and start_from (a checkpoint directory or None).
     """
-    resources = tune.get_context().get_trial_resources().required_resources
-    # A trial without a GPU of its own may still see the node's: the resources decide.
-    device = torch.device("cuda" if resources.get("GPU", 0) > 0 else "cpu")
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # what this worker's last trial held
-    torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
+    device = use_resources(tune.get_context().get_trial_resources().required_resources)
     state = starting_state(params, data, device)
     if state.finished:  # the driver died between the last epoch and its record
         report(state, state.results[-1], params["number"])
     for result in train(state, data):
         report(state, result, params["number"])
+
+
+def use_resources(resources: Mapping[str, float]) -> torch.device:
+    """Keep to a trial's cores and give its device."""
+    # A trial without a GPU of its own may still see the node's: the resources decide.
+    device = torch.device("cuda" if resources.get("GPU", 0) > 0 else "cpu")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what this worker's last trial held
+    torch.set_num_threads(max(1, int(resources.get("CPU", 1))))
+    return device
 
 
 def report(state: TrainState, result: EpochResult, number: int) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,29 +37,34 @@ from search.run_directory import (
     record_environment,
     write_atomically,
 )
-from search.searcher import LiveTrial, NumberedASHA, StudySearcher, build_sampler, end_trial
+from search.sampler import build_sampler
+from search.searcher import InTime, LiveTrial, NumberedASHA, StudySearcher, end_trial
 from search.trainable import trainable
+from search.warm_start import warm_start
 from training.checkpoint import read_meta
 from training.data import TrainData, load_data
 from training.loop import EpochResult
 
 MAX_TRIALS_PER_GPU = 4
 CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
+SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the command: workers, Ray, the leaderboard
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended; `gave_up` is the reason where it ended before its number of trials."""
+    """How a search ended; `gave_up` is the reason where the space was too hard, `out_of_time`: the time budget did."""
 
     trials: list[FrozenTrial]
     interrupted: bool
     gave_up: str | None
+    out_of_time: bool
 
 
-def run_search(config: SearchConfig, run: Path, resume: bool, console: Console) -> Outcome:
+def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, started: float) -> Outcome:
     """Search until N trials are finished, in a new run directory or going on from what a journal holds.
 
-    Raises ConfigError, DataError and SearchError before the first trial, and OSError or TuneError where storage fails.
+    A time budget counts from `started`, the command's start by time.monotonic(). Raises ConfigError, DataError and
+    SearchError before the first trial, and OSError or TuneError where storage fails.
     """
     data = load_data(config.data)
     num_classes = len(data.train.class_names)
@@ -66,26 +72,29 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console) 
     if not resume:
         create_run(run)
     verb = "Going on with" if resume else "Searching in"
-    console.print(Text(f"{verb} {run}: {config.search.num_samples} trials on {config.data.dataset}"))
+    console.print(Text(f"{verb} {run}: {config.search.budget} on {config.data.dataset}"))
     console.print(Text(f"Learning curves: tensorboard --logdir {run}", style="dim"))
     with locked(run):
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)
-        with ray_started(config) as cluster:
-            check_memory(data, cluster)
+        with workers(config, data) as (resources, slots):
             study = open_study(run, config)
-            study.sampler = build_sampler(config.sampler, config.search.seed, len(study.get_trials(deepcopy=False)))
+            for line in warm_start(study, config, num_classes):
+                console.print(Text(line))
+            study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes)
             searcher.pending = list(unfinished_trials(searcher, run))
-            resources = trial_resources(config, cluster)
-            searcher.slots = min(int(cluster[kind] / amount) for kind, amount in resources.items())
+            searcher.slots = slots
+            searcher.ends_at = end_of_training(config, started)
             interrupted = fit(searcher, data, run, resources, console)
         if not interrupted:
             settle(searcher)
         trials = study.get_trials(deepcopy=False)
-        ended = searcher.num_finished >= config.search.num_samples or searcher.closed or searcher.infeasible_reason
+        enough = searcher.is_enough(searcher.num_finished)
+        ended = enough or searcher.closed or searcher.infeasible_reason
         running = any(trial.state == TrialState.RUNNING for trial in trials)
-        return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason)
+        out_of_time = searcher.closed and not enough
+        return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason, out_of_time)
 
 
 def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console) -> bool:
@@ -117,12 +126,13 @@ def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str
     return was_interrupted.is_set()
 
 
-def build_scheduler(searcher: StudySearcher) -> NumberedASHA | None:
-    """ASHA with its rungs refilled from the journal; None: every trial trains all epochs."""
-    if searcher.config.scheduler.name == "none":
-        return None
-    scheduler = NumberedASHA(searcher.config)
-    scheduler.refill(searcher.study)
+def build_scheduler(searcher: StudySearcher) -> InTime:
+    """ASHA with its rungs refilled from the journal, or one that lets every trial train all epochs."""
+    scheduler = InTime()
+    if searcher.config.scheduler.name == "asha":
+        scheduler = NumberedASHA(searcher.config)
+        scheduler.refill(searcher.study)
+    scheduler.searcher = searcher
     return scheduler
 
 
@@ -168,17 +178,28 @@ def settle(searcher: StudySearcher) -> None:
     """Nothing stays RUNNING once a search has ended by itself: what is left was cut off by the time budget."""
     if searcher.closed:
         for live in [*searcher.live.values(), *searcher.pending]:
-            end_trial(searcher.study, live.trial, "time_budget")
+            reason = None if live.reported else "the time was over before its first epoch"
+            end_trial(searcher.study, live.trial, "time_budget", reason)
+
+
+def end_of_training(config: SearchConfig, started: float) -> float | None:
+    """The time.monotonic() after which no epoch may begin, for the command to end within its time budget.
+
+    What is added to the budget is the rest of one epoch. None: no time budget.
+    """
+    budget = config.search.time_budget_seconds
+    return None if budget is None else started + budget - SHUTDOWN_SECONDS
 
 
 @contextlib.contextmanager
 def deadline(searcher: StudySearcher) -> Iterator[None]:
-    """Close the searcher when the time budget is over."""
-    seconds = searcher.config.search.time_budget_seconds
-    if seconds is None:
+    """Close the searcher when its time is over."""
+    if searcher.ends_at is None:
         yield
         return
-    timer = threading.Timer(seconds, lambda: setattr(searcher, "closed", True))
+    seconds_left = searcher.ends_at - time.monotonic()
+    searcher.closed = seconds_left <= 0
+    timer = threading.Timer(max(0.0, seconds_left), lambda: setattr(searcher, "closed", True))
     timer.daemon = True
     timer.start()
     try:
@@ -205,6 +226,18 @@ def interruptible() -> Iterator[threading.Event]:
         interrupted.set()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def workers(config: SearchConfig, data: TrainData) -> Iterator[tuple[dict[str, float], int]]:
+    """Start or join Ray; gives what one trial gets, and how many trials the machine or cluster holds at a time.
+
+    Raises SearchError.
+    """
+    with ray_started(config) as cluster:
+        check_memory(data, cluster)
+        resources = trial_resources(config, cluster)
+        yield resources, min(int(cluster[kind] / amount) for kind, amount in resources.items())
 
 
 @contextlib.contextmanager

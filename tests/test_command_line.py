@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +132,37 @@ def test_resume_searches_further_and_refuses_another_search(finished: tuple[Path
     assert "num_samples: 8" in (place / "runs" / "run" / "search.yaml").read_text()
 
 
+def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_first(finished: tuple[Path, str]) -> None:
+    from analysis import load_search
+
+    place, _ = finished
+    old, new = place / "runs" / "run", place / "runs" / "warm"
+    narrower = ["--set", "space.model.depth={int: [1, 2]}", "--name", "warm", "--num-samples", "4"]
+    output = run(*QUICK, *narrower, "--warm-start", "runs/run", cwd=place).stdout
+    known = [trial for trial in counted(old) if trial.params["model.depth"] <= 2]
+    assert f"run: {len(known)} of {len(trials_of(old))} trials inform the sampler" in output
+    taken = [trial for trial in trials_of(new) if "source" in trial.user_attrs]
+    assert [trial.user_attrs["source"] for trial in taken] == [f"run#{trial.number}" for trial in known]
+    for before, after in zip(known, taken, strict=True):
+        assert (after.state, after.value, after.params) == (before.state, before.value, before.params)
+        assert after.intermediate_values == before.intermediate_values
+    own = [trial for trial in counted(new) if "source" not in trial.user_attrs]
+    assert len(own) == 4 and "4/4 trials" in output
+    assert own[0].params == trials_of(old)[0].params and "configuration_of" in own[1].user_attrs
+    numbers = [trial.number for trial in own]
+    search = load_search(new)
+    assert set(search.trials["number"]) >= set(numbers) and search.warnings == []
+    assert search.best_trial is not None and search.best_trial.number in numbers
+    sources = load_search(new, sources=True).trials
+    assert sources["source"].notna().sum() == len(taken)
+    assert set(sources["number"]) - set(search.trials["number"]) == {trial.number for trial in taken}
+    refused = run("--resume", "runs/warm", "--warm-start", "runs/run", cwd=place, check=2)
+    assert refused.stderr.count("error:") == 1 and "--warm-start: must not be given with --resume" in refused.stderr
+    resume = ["--resume", "runs/warm", *QUICK[:2], *narrower[:2], "--num-samples", "5"]
+    assert "5/5 trials" in run(*resume, cwd=place).stdout
+    assert sum("source" in trial.user_attrs for trial in trials_of(new)) == len(taken)
+
+
 def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_path: Path) -> None:
     # A layer this wide needs more memory for one batch than any machine has.
     wide = ["--set", "model.width=4000000", "--set", "search.max_multiply_adds=null"]
@@ -140,14 +172,30 @@ def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_p
     assert all("allocate" in trial.user_attrs["reason"] for trial in counted(tmp_path / "runs" / "run"))
 
 
-def test_a_time_budget_ends_every_trial_with_its_epoch(tmp_path: Path) -> None:
-    budget = ["--num-samples", "500", "--time-budget", "10s", "--set", "train.epochs=30"]
-    done = run(*QUICK, *budget, cwd=tmp_path)
-    assert "python -m analysis runs/run" in done.stdout
-    trials = counted(tmp_path / "runs" / "run")
-    assert 1 <= len(trials) < 500 and all(trial.state.is_finished() for trial in trials)
-    cut_off = [trial for trial in trials if trial.user_attrs.get("stopped_by") == "time_budget"]
+def test_a_time_budget_ends_the_command_and_every_trial_with_its_epoch(tmp_path: Path) -> None:
+    directory, started = tmp_path / "runs" / "run", time.monotonic()
+    output = run(*QUICK, "--time-budget", "40s", "--set", "train.epochs=1000", cwd=tmp_path).stdout
+    assert time.monotonic() - started < 40 + 15  # an epoch takes half a second; the machine may be busy
+    assert "trials for 40s" in output and "The time budget of 40s is over." in output and "1 trial  trial" in output
+    assert "Best, provisional" in output and "python -m analysis runs/run" in output
+    trials = counted(directory)
+    assert trials and all(trial.state.is_finished() for trial in trials)  # the 6 of the config are no limit
+    began = [trial for trial in trials if trial.intermediate_values]
+    cut_off = [trial for trial in began if trial.user_attrs.get("stopped_by") == "time_budget"]
     assert cut_off and all(trial.state == TrialState.PRUNED and trial.value is not None for trial in cut_off)
+    waited = [trial for trial in trials if trial not in began]
+    assert len(waited) <= 1 and all("before its first epoch" in trial.user_attrs["reason"] for trial in waited)
+    for trial in began:
+        curve = [result["val_accuracy"] for result in metas(directory, trial.number)[-1]["results"]]
+        assert curve == [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+    assert "num_samples: null" in (directory / "search.yaml").read_text()
+    assert "provisional" in analyse(cwd=tmp_path).stdout
+
+
+def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path: Path) -> None:
+    output = run(*QUICK, "--time-budget", "1s", cwd=tmp_path, check=1).stdout
+    assert "The time budget of 1s is over.\nNo trial had finished an epoch." in output
+    assert all(trial.state != TrialState.RUNNING for trial in trials_of(tmp_path / "runs" / "run"))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +210,7 @@ def test_a_time_budget_ends_every_trial_with_its_epoch(tmp_path: Path) -> None:
         (["--dataset", "imagenet"], "data.dataset"),
         (["--dataset", "folder:nowhere"], "nowhere"),
         (["--time-budget", "soon"], "search.time_budget: must be a number and a unit"),
+        (["--set", "search.num_samples=null"], "search: num_samples and time_budget must not both be null"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--resume", "nowhere"], "holds no search"),
         (["--runs-dir", "s3://bucket/x"], "--runs-dir: must be a directory"),
@@ -172,7 +221,12 @@ def test_a_time_budget_ends_every_trial_with_its_epoch(tmp_path: Path) -> None:
         (["--set", "model.depth=" + "[" * 5000], "not a YAML value"),
         (["--set", 'data.data_dir="a\\0b"'], "is not a usable path"),
         (["--set", "space={}", "--set", "model.depth=0"], "model.depth: should be greater"),
-        (["--sampler", "grid"], "sampler.name: should be 'tpe' or 'random', got 'grid'"),
+        (["--warm-start", "nowhere"], "--warm-start: "),
+        (["--warm-start", "nowhere"], "nowhere holds no search: there is no search.yaml in it"),
+        (["--warm-start", "x" * 300], "search.warm_start: "),
+        (["--warm-start"], "expected at least one argument"),
+        (["--set", "search.warm_start=3"], "search.warm_start: should be a valid tuple, got 3"),
+        (["--sampler", "grid"], "sampler.name: should be 'gp', 'tpe' or 'random', got 'grid'"),
     ],
 )
 def test_bad_input_is_answered_without_a_traceback(
@@ -215,16 +269,41 @@ def test_without_cifar10_the_search_falls_back_to_digits_and_says_so(
     assert plan_search(parse([])).config.data.dataset == "cifar10"
 
 
-def test_dry_run_shows_config_space_and_networks_and_writes_nothing(
+def test_dry_run_shows_space_and_networks_measures_and_writes_nothing(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import run_search
+    import search.dry_run
 
     monkeypatch.chdir(tmp_path)
-    assert run_search.main(["--dataset", "digits", "--dry-run"]) == 0
+    monkeypatch.setattr(search.dry_run, "SAMPLES", 4)
+    assert run_search.main([*QUICK, "--dry-run", "--num-samples", "20", "--time-budget", "1h"]) == 0
     output = capsys.readouterr().out
     assert output.count("classifier") == 4 and "Trial 0, the defaults" in output and "infeasible" in output
+    measured = output[output.index("Expected cost") :]
+    assert all(len(line) <= 80 for line in measured.splitlines())
+    assert all(word in measured for word in ("at a time, 1 CPU each", "random networks", "for 20 trials", " MB", "1h"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_dry_run_comes_within_a_factor_of_two_of_the_search(tmp_path: Path) -> None:
+    arguments = ["--dataset", "digits", "--num-samples", "30", "--name", "run"]
+    output = run(*arguments, "--dry-run", cwd=tmp_path).stdout
+    epochs = re.search(r"about (\d+) for 30 trials", output)
+    total = re.search(r"total time\W+about (\d+) (s|min)", output)
+    disk = re.search(r"disk\W+about ([\d.]+) MB", output)
+    assert epochs and total and disk
+    started = time.monotonic()
+    run(*arguments, cwd=tmp_path)
+    seconds = time.monotonic() - started
+    directory = tmp_path / "runs" / "run"
+    trained = sum(len(trial.intermediate_values) for trial in counted(directory))
+    used = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6
+    expected_seconds = float(total[1]) * {"s": 1, "min": 60}[total[2]]
+    for expected, found in ((float(epochs[1]), trained), (expected_seconds, seconds), (float(disk[1]), used)):
+        assert found / 2 < expected < found * 2
 
 
 def test_every_error_of_a_command_line_is_named_and_no_name_is_taken(

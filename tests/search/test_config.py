@@ -52,6 +52,19 @@ def test_a_saved_config_loads_as_what_it_was() -> None:
     assert parse_config(yaml.safe_load(config.to_yaml()), {}) == config
 
 
+@pytest.mark.parametrize(
+    ("section", "budget"),
+    [
+        ({"num_samples": 5}, "5 trials"),
+        ({"num_samples": 5, "time_budget": "2h"}, "5 trials or 2h"),
+        ({"num_samples": None, "time_budget": "2h"}, "trials for 2h"),
+    ],
+)
+def test_a_search_ends_by_trials_or_by_time(section: dict[str, Any], budget: str) -> None:
+    config = parse_config({"search": section}, {})
+    assert config.search.budget == budget and parse_config(yaml.safe_load(config.to_yaml()), {}) == config
+
+
 def test_all_errors_are_listed_at_once() -> None:
     errors = errors_of(
         {"model": {"depht": 3, "width": 0}, "train": {"epochs": 2}, "schedular": {}, "data": {"split_seed": 1}},
@@ -71,12 +84,13 @@ def test_all_errors_are_listed_at_once() -> None:
     ("values", "message"),
     [
         ({"search": {"time_budget": "30"}}, "search.time_budget: must be a number and a unit"),
+        ({"search": {"num_samples": None}}, "search: num_samples and time_budget must not both be null"),
         (
             {"scheduler": {"reduction_factor": 1.0}},
             "scheduler.reduction_factor: should be greater than or equal to 1.1",
         ),
         ({"scheduler": {"grace_epochs": 11}}, "scheduler.grace_epochs: must be at most train.epochs, got 11 > 10"),
-        ({"sampler": {"name": "grid"}}, "sampler.name: should be 'tpe' or 'random', got 'grid'"),
+        ({"sampler": {"name": "grid"}}, "sampler.name: should be 'gp', 'tpe' or 'random', got 'grid'"),
         ({"space": {"model.depth": {"int": [4, 6]}}}, "model.depth: the default must lie in its own space, got 3"),
         ({"space": {"model.depth": {"int": [5, 4]}}}, "low <= high must hold, got [5, 4]"),
         ({"space": {"model.depth": {"int": [0, 4]}}}, "space.model.depth: should be greater than or equal to 1, got 0"),

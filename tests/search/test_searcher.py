@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-import pytest
 from optuna.trial import Trial, TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.config import SearchConfig, parse_config
 from search.run_directory import locked, open_study
-from search.searcher import NumberedASHA, StudySearcher, build_sampler, trial_seed
+from search.sampler import build_sampler
+from search.searcher import NumberedASHA, StudySearcher, trial_seed
 from training.config import TrialConfig
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
@@ -29,7 +29,7 @@ def make_config(num_samples: int = 6, **sections: dict[str, Any]) -> SearchConfi
 def make_searcher(directory: Path, config: SearchConfig) -> StudySearcher:
     with locked(directory):
         study = open_study(directory, config)
-    study.sampler = build_sampler(config.sampler, config.search.seed, len(study.trials))
+    study.sampler = build_sampler(config, 10, len(study.trials))
     searcher = StudySearcher(study, config, num_classes=10)
     searcher.slots = 100
     return searcher
@@ -254,15 +254,3 @@ def test_foreign_trials_fill_no_rung(tmp_path: Path) -> None:
     scheduler.refill(searcher.study)
     assert all(not recorded for _, recorded in rungs(scheduler))
     assert StudySearcher(searcher.study, config, 10).num_finished == 0
-
-
-@pytest.mark.parametrize("name", ["tpe", "random"])
-def test_samplers_differ_by_seed_and_by_trials_so_far(name: str) -> None:
-    config = make_config(sampler={"name": name}).sampler
-
-    def first(seed: int, so_far: int) -> float:
-        study = optuna.create_study(sampler=build_sampler(config, seed, so_far))
-        return study.ask().suggest_float("x", 0, 1)
-
-    assert first(1, 0) == first(1, 0)
-    assert len({first(1, 0), first(2, 0), first(1, 5)}) == 3

@@ -2,16 +2,29 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
+import search.tuner
 from search.config import SearchConfig, parse_config
 from search.run_directory import SearchError, locked, open_study
-from search.searcher import StudySearcher
-from search.tuner import check_memory, settle, trial_resources, unfinished_trials
+from search.searcher import StudySearcher, counts_towards_num_samples
+from search.tuner import (
+    SHUTDOWN_SECONDS,
+    build_scheduler,
+    check_memory,
+    deadline,
+    end_of_training,
+    settle,
+    trial_resources,
+    unfinished_trials,
+)
 from training.checkpoint import read_meta
 from training.data import ImageSet, TrainData
 
@@ -114,6 +127,55 @@ def test_nothing_stays_running_when_the_time_is_over(tmp_path: Path, quick: Sear
     settle(searcher)
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.PRUNED, 0.4)
     assert study.trials[0].user_attrs["stopped_by"] == "time_budget"
+
+
+def test_a_trial_that_waited_when_the_time_was_over_is_ended_without_a_value_and_not_counted(
+    tmp_path: Path, quick: SearchConfig
+) -> None:
+    with locked(tmp_path):
+        study = open_study(tmp_path, quick)
+    searcher = new_searcher(study, quick)
+    searcher.suggest("a")
+    searcher.closed = True
+    assert searcher.suggest("b") == Searcher.FINISHED
+    searcher.on_trial_complete("a")  # taken out of Ray's queue
+    settle(searcher)
+    trial = study.trials[0]
+    assert (trial.state, trial.value, trial.user_attrs["stopped_by"]) == (TrialState.PRUNED, None, "time_budget")
+    assert "before its first epoch" in trial.user_attrs["reason"] and not counts_towards_num_samples(trial)
+    assert new_searcher(study, quick).num_finished == 0
+
+
+def test_trials_that_wait_are_taken_out_of_the_queue_once_the_time_is_over(tmp_path: Path, quick: SearchConfig) -> None:
+    with locked(tmp_path):
+        study = open_study(tmp_path, quick)
+    for name in ("asha", "none"):
+        scheduler = quick.scheduler.model_copy(update={"name": name})
+        searcher = new_searcher(study, quick.model_copy(update={"scheduler": scheduler}))
+        trials = [SimpleNamespace(status=status) for status in ("RUNNING", "PENDING", "TERMINATED", "PENDING")]
+        stopped: list[Any] = []
+        controller = SimpleNamespace(get_trials=lambda trials=trials: trials, stop_trial=stopped.append)
+        scheduler = build_scheduler(searcher)
+        assert scheduler.choose_trial_to_run(controller) is trials[1] and not stopped
+        searcher.closed = True
+        scheduler.choose_trial_to_run(controller)
+        assert stopped == [trials[1], trials[3]]
+
+
+def test_training_ends_as_long_before_the_budget_as_shutting_down_takes(
+    tmp_path: Path, quick: SearchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = quick.search.model_copy(update={"time_budget": "2m"})
+    config = quick.model_copy(update={"search": section})
+    assert end_of_training(quick, started=1000.0) is None
+    assert end_of_training(config, started=1000.0) == 1120.0 - SHUTDOWN_SECONDS
+    monkeypatch.setattr(search.tuner.time, "monotonic", lambda: 1100.0)
+    with locked(tmp_path):
+        searcher = new_searcher(open_study(tmp_path, config), config)
+    for started, closed in ((1099.0, False), (900.0, True)):  # the second: loading the data took all the time
+        searcher.ends_at = end_of_training(config, started)
+        with deadline(searcher):
+            assert searcher.closed == closed
 
 
 @pytest.mark.parametrize(
