@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from search.space import SearchSpace, SpaceEntry
+from search.space import Scalar, SearchSpace, SpaceEntry
 from training.config import (
     ConfigError,
     DataConfig,
@@ -47,6 +47,7 @@ class SearchSection(FrozenConfig):
     time_budget: str | None = None  # wall clock of the command, e.g. 90s, 30m, 2h; then trials end with their epoch
     max_params: PositiveInt | None = None  # larger networks are infeasible
     max_multiply_adds: PositiveInt | None = None  # for one image; costlier networks are infeasible
+    first: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()  # changes to trial 0, trained after it
     warm_start: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories of earlier searches
     notice: str | None = None  # what the command line decided and every report has to repeat
 
@@ -200,6 +201,11 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
             errors.append(f"scheduler.grace_epochs: must be at most train.epochs, {limits}")
     except ConfigError as error:
         errors += error.errors
+    for index, changes in enumerate(config.search.first):
+        try:
+            config.base.override(changes)
+        except ConfigError as error:
+            errors += [f"search.first.{index}: {line}" for line in error.errors]
     try:
         check_defaults(config, KNOWN_NUM_CLASSES.get(config.data.dataset, 2))  # again when the data are there
     except ConfigError as error:
@@ -243,6 +249,26 @@ def why_unfit(
         return why_infeasible(space.apply(params), bounds, num_classes)
     except ConfigError as error:
         return "; ".join(error.errors), 1.0
+
+
+def first_params(config: SearchConfig, num_classes: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Params of trial 0 and of search.first, and why some of the latter are left out: a flag can change what fits."""
+    space = config.search_space
+    params, left_out = [space.default_params()], []
+    for index, changes in enumerate(config.search.first):
+        drawn, outside = space.nearest(config.base.override(changes))
+        for path in changes:
+            if path not in drawn:
+                outside[path] = changes[path]
+        problem = why_unfit(drawn, space, config.search, num_classes)
+        if outside:
+            values = ", ".join(f"{path}={value!r}" for path, value in outside.items())
+            left_out.append(f"search.first.{index} is left out: {values} is not in the space")
+        elif problem:
+            left_out.append(f"search.first.{index} is left out: {problem[0]}")
+        elif drawn not in params:
+            params.append(drawn)
+    return params, left_out
 
 
 def check_defaults(config: SearchConfig, num_classes: int) -> None:

@@ -25,7 +25,7 @@ Params = dict[str, Any]
 
 RANDOM_CANDIDATES = 200
 PARENTS, CHILDREN = 5, 30  # the best trials by the model, and candidates near each of them
-REFINEMENTS = 3  # rounds of candidates near the best candidates
+KEPT, REACH = 0.7, 0.2  # of a parent's values; by how much of their range most of the other numbers move
 MOST_TRIALS = 200  # that the model sees: its time grows with the third power
 FEASIBILITY_TRIES = 30  # draws at random; in a space where all of them are infeasible the search is told so
 
@@ -77,14 +77,8 @@ class CurveSampler(BaseSampler):
         candidates = self.draw(RANDOM_CANDIDATES)
         for parent in best[:PARENTS]:
             candidates += self.draw(CHILDREN, parent)
-        improvements = self.expected_improvement(candidates)
-        for _ in range(REFINEMENTS):
-            leading = [candidates[place] for place in np.argsort(-improvements)[:PARENTS]]
-            closer = [child for parent in leading for child in self.draw(CHILDREN, parent, keep=0.8, reach=0.1)]
-            candidates += closer
-            improvements = np.concatenate([improvements, self.expected_improvement(closer)])
-        ranked = (candidates[place] for place in np.argsort(-improvements))
-        return next(filter(self.is_feasible, ranked), candidates[0])
+        ranked = np.argsort(-self.expected_improvement(candidates))
+        return next(filter(self.is_feasible, (candidates[place] for place in ranked)), candidates[0])
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -126,10 +120,8 @@ class CurveSampler(BaseSampler):
         """An epoch in [0, 1], on a logarithmic scale as rungs are."""
         return float(np.log(epoch) / np.log(max(2, self.epochs)))
 
-    def draw(
-        self, count: int, parent: Mapping[str, Any] | None = None, keep: float = 0.7, reach: float = 0.2
-    ) -> list[Params]:
-        drawing = Drawing(self.rng, parent or {}, keep, reach)
+    def draw(self, count: int, parent: Mapping[str, Any] | None = None) -> list[Params]:
+        drawing = Drawing(self.rng, parent, KEPT, REACH)
         return [self.space.suggest(drawing) for _ in range(count)]  # type: ignore[arg-type]
 
 

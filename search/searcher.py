@@ -215,6 +215,7 @@ class InTime(FIFOScheduler):
         if self.searcher is not None and self.searcher.closed:
             for trial in tune_controller.get_trials():
                 if trial.status == "PENDING":
+                    trial.init_local_path()  # Ray's table of results asks for it
                     tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 

@@ -25,12 +25,13 @@ from ray import tune
 from rich.console import Console
 from rich.text import Text
 
-from search.config import SearchConfig, check_defaults
+from search.config import SearchConfig, check_defaults, first_params
 from search.progress import Progress, trial_directory
 from search.run_directory import (
     CONFIG,
     SearchError,
     create_run,
+    enqueue,
     find_checkpoint,
     locked,
     open_study,
@@ -79,7 +80,7 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, 
         record_environment(run, sys.argv)
         with workers(config, data) as (resources, slots):
             study = open_study(run, config)
-            for line in warm_start(study, config, num_classes):
+            for line in [*queue_first(study, config, num_classes), *warm_start(study, config, num_classes)]:
                 console.print(Text(line))
             study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes)
@@ -95,6 +96,15 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, 
         running = any(trial.state == TrialState.RUNNING for trial in trials)
         out_of_time = searcher.closed and not enough
         return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason, out_of_time)
+
+
+def queue_first(study: optuna.Study, config: SearchConfig, num_classes: int) -> list[str]:
+    """Queue search.first behind trial 0, unless earlier searches know better; gives lines that say what is left out."""
+    if config.search.warm_start:
+        return []
+    params, left_out = first_params(config, num_classes)
+    enqueue(study, params)
+    return left_out
 
 
 def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console) -> bool:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from search.config import SearchConfig
 from search.earlier import EarlierSearch, EarlierTrial, map_trial, read_search
-from search.run_directory import SearchError
+from search.run_directory import SearchError, enqueue
 from training.config import ConfigError
 
 BEST_FIRST = 3  # configurations of earlier searches that are trained right after trial 0
@@ -42,7 +42,9 @@ def warm_start(study: optuna.Study, config: SearchConfig, num_classes: int) -> l
     space = config.search_space
     mapped = [[map_trial(trial, search, config, space, num_classes) for trial in search.trials] for search in searches]
     first = best_configurations(searches, mapped, config)
-    enqueue(study, first)
+    for each in first:
+        if each.params is not None:
+            enqueue(study, [each.params], configuration_of=each.source)
     lines = []
     seen: set[tuple[str, Any]] = set()
     for search, trials in zip(searches, mapped, strict=True):
@@ -76,14 +78,6 @@ def best_configurations(
             first.append(each)
     num_samples = config.search.num_samples
     return first[: BEST_FIRST if num_samples is None else min(BEST_FIRST, num_samples - 1)]
-
-
-def enqueue(study: optuna.Study, first: Sequence[EarlierTrial]) -> None:
-    """Queue configurations as trials of this search, those that are queued already left out."""
-    queued = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-    for each in first:
-        if each.params is not None and each.params not in queued:
-            study.enqueue_trial(each.params, user_attrs={"configuration_of": each.source})
 
 
 def add_trials(

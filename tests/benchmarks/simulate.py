@@ -15,7 +15,8 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from surrogate import Surrogate
 
-from search.config import SearchConfig, why_unfit
+from search.config import SearchConfig, first_params, why_unfit
+from search.run_directory import enqueue
 from search.sampler import build_sampler
 from search.searcher import METRIC, NumberedASHA, StudySearcher
 
@@ -33,7 +34,7 @@ class OurStack:
         workers: int,
         sampler: Callable[[SearchConfig], BaseSampler] | None = None,
         scheduler: Callable[[SearchConfig], Any] = NumberedASHA,
-        first: tuple[Params, ...] = (),
+        first: bool = False,
     ) -> None:
         study = optuna.create_study(direction="maximize")
         self.searcher = StudySearcher(study, config, NUM_CLASSES)
@@ -43,8 +44,8 @@ class OurStack:
             study.enqueue_trial(config.search_space.default_params())
         else:
             study.tell(study.ask(), state=TrialState.FAIL)  # number 0 is never stopped: nobody has it
-        for params in first:
-            study.enqueue_trial(params)
+        if first:
+            enqueue(study, first_params(config, NUM_CLASSES)[0])
         self.scheduler = scheduler(config) if config.scheduler.name == "asha" else None
 
     def next_trial(self, trial_id: str) -> tuple[dict[str, Any], Params] | None:

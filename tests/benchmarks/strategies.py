@@ -27,13 +27,16 @@ from curves import read_curves
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from optuna.samplers import GPSampler, TPESampler
-from simulate import History, OurStack, PromotingASHA, RayStack, simulate
+from simulate import NUM_CLASSES, History, OurStack, PromotingASHA, RayStack, simulate
 from surrogate import MODELS, Surrogate, fit_surrogate
 from threadpoolctl import threadpool_limits
 
 from analysis.style import drawing, grid, save_png, styled
 from search.config import SearchConfig, load_config, why_unfit
-from search.sampler import Drawing, Encoding
+from search.sampler import CurveSampler, Drawing, Encoding
+from training.config import TrialConfig
+from training.geometry import InfeasibleError
+from training.model import count_costs
 
 SPACE = Path(__file__).parent / "recorded-space.yaml"
 WORKERS = 2
@@ -55,6 +58,7 @@ class Strategy:
 
 
 def ours(name: str, trial_0: bool = True, overrides: dict[str, Any] | None = None, **stack: Any) -> Strategy:
+    """With trial 0, and with first=True also with search.first, before all others."""
     return Strategy(name, lambda config: OurStack(config, trial_0, WORKERS, **stack), overrides or {})
 
 
@@ -66,7 +70,7 @@ def compared(trial_0: bool) -> list[Strategy]:
         ours("random, ASHA", trial_0, random),
         Strategy(RAY, lambda config: RayStack(config, trial_0), {}),
         ours("Optuna's TPE, our record", trial_0, {"sampler.name": "tpe"}),
-        ours(OURS, trial_0),
+        ours(OURS, trial_0, first=trial_0),
     ]
 
 
@@ -80,40 +84,50 @@ def tried() -> list[Strategy]:
         return {"scheduler.grace_epochs": grace, "scheduler.reduction_factor": factor, **more}
 
     return [
-        ours(OURS),
-        ours("ours, no early stopping", overrides={"scheduler.name": "none"}),
-        ours("ours, 2 start-up trials", overrides={"sampler.startup_trials": 2}),
-        ours("ours, 10 start-up trials", overrides={"sampler.startup_trials": 10}),
-        ours("ours, reduction factor 2", overrides=scheduled(1, 2)),
-        ours("ours, reduction factor 3", overrides=scheduled(1, 3)),
-        ours("ours, reduction factor 4", overrides=scheduled(1, 4)),
-        ours("ours, grace period 3", overrides=scheduled(3, 3)),
-        ours("ours, promotion at rungs", scheduler=PromotingASHA, overrides=scheduled(1, 3)),
-        ours("ours, 4 hand-made first", first=HAND_MADE),
+        ours(OURS, first=True),
+        ours("ours, no first configurations"),
+        ours("ours, no early stopping", first=True, overrides={"scheduler.name": "none"}),
+        ours("ours, 10 start-up trials", first=True, overrides={"sampler.startup_trials": 10}),
+        ours("ours, reduction factor 2", first=True, overrides=scheduled(1, 2)),
+        ours("ours, reduction factor 4", first=True, overrides=scheduled(1, 4)),
+        ours("ours, grace period 3", first=True, overrides=scheduled(3, 3)),
+        ours("ours, promotion at rungs", first=True, scheduler=PromotingASHA),
+        ours("ours, expected improvement per multiply-add", first=True, sampler=cost_aware),
+        ours("TPE", overrides={"sampler.name": "tpe"}),
+        ours("TPE, first configurations", first=True, overrides={"sampler.name": "tpe"}),
         ours("TPE, 20 start-up trials", sampler=tpe(n_startup_trials=20)),
         ours("TPE, univariate", sampler=tpe(multivariate=False)),
         ours("TPE, group", sampler=tpe(multivariate=True, group=True)),
-        ours("TPE, promotion at rungs", scheduler=PromotingASHA, sampler=tpe(), overrides=scheduled(1, 3)),
+        ours("TPE, promotion at rungs", scheduler=PromotingASHA, overrides={"sampler.name": "tpe"}),
         ours("Optuna's GPSampler", sampler=lambda config: GPSampler(seed=config.search.seed)),
-        ours("random, 4 hand-made first", overrides={"sampler.name": "random"}, first=HAND_MADE),
+        ours("random, ASHA, first configurations", first=True, overrides={"sampler.name": "random"}),
     ]
 
 
-def hand_made(**changes: Any) -> dict[str, Any]:
-    """Trial 0 with changes that a practitioner would try first."""
-    params = load_config(SPACE).search_space.default_params()
-    params |= {path.replace("__", "."): value for path, value in changes.items()}
-    if params["optimizer.name"] != "sgd":
-        del params["optimizer.momentum"]
-    return params
+class CostAware(CurveSampler):
+    """Expected improvement over the square root of the multiply-adds, which time follows. Was tried, is not used."""
+
+    def expected_improvement(self, candidates: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+        costs = [multiply_adds(self.space.apply(params)) for params in candidates]
+        return super().expected_improvement(candidates) / np.sqrt(costs)
 
 
-HAND_MADE = (
-    hand_made(model__width=32, train__batch_size=64),
-    hand_made(optimizer__name="adamw", optimizer__learning_rate=0.003, optimizer__weight_decay=0.01),
-    hand_made(model__kernel_size=5, model__activation="silu", train__batch_size=32, optimizer__learning_rate=0.02),
-    hand_made(model__depth=3, model__width=32, optimizer__name="adam", optimizer__learning_rate=0.003),
-)
+def multiply_adds(config: TrialConfig) -> int:
+    try:
+        return count_costs(config.model, (3, 32, 32), NUM_CLASSES)[1]
+    except InfeasibleError:
+        return 1
+
+
+def cost_aware(config: SearchConfig) -> CurveSampler:
+    space = config.search_space
+
+    def is_feasible(params: dict[str, Any]) -> bool:
+        return why_unfit(params, space, config.search, NUM_CLASSES) is None
+
+    return CostAware(space, is_feasible, config.train.epochs, config.sampler.startup_trials, config.search.seed)
+
+
 SURROGATES: dict[str, Surrogate] = {}  # filled before the processes are forked
 
 
@@ -150,7 +164,7 @@ def best_of_pool(surrogate: Surrogate, config: SearchConfig) -> float:
     pool: list[dict[str, Any]] = []
     while len(pool) < POOL:
         params = space.suggest(drawing)  # type: ignore[arg-type]
-        if why_unfit(params, space, config.search, num_classes=10) is None:
+        if why_unfit(params, space, config.search, NUM_CLASSES) is None:
             pool.append(params)
     return float(surrogate.curves(pool)[:, -1].max())
 
