@@ -10,7 +10,6 @@ infeasible has `infeasible` and no curve. For a surrogate, record random configu
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from analysis import load_search
 from analysis.results import SearchResults
 
 FIELDS = ("epoch", "train_loss", "val_loss", "val_accuracy", "epoch_seconds")
-PRECISION = 6
+DECIMALS = 6
 
 
 def read_curves(file: Path) -> list[dict[str, Any]]:
@@ -31,27 +30,21 @@ def curves_of(search: SearchResults) -> Iterator[dict[str, Any]]:
     """A search's trials in the form that `read_curves` reads, those that failed or have no epoch left out."""
     epochs = dict(list(search.epochs.groupby("number")))
     for trial in search.trials.to_dict("records"):
-        number = int(trial["number"])
-        sections = search.config_of(number).model_dump(mode="json") if trial["stopped_by"] != "infeasible" else {}
-        config = {path: search.params[number].get(path, _value(sections, path)) for path in search.space}
+        params = search.params[trial["number"]]
+        drawn = {name.rstrip("0123456789").rstrip(".") for name in params}  # of a path per layer, the path
+        config = {**params, **{path: None for path in search.space if path not in drawn}}  # None: inactive
         if trial["stopped_by"] == "infeasible":
             yield {"config": config, "infeasible": True}
-        elif number in epochs:
-            curve = epochs[number][list(FIELDS)].round(PRECISION).to_dict("records")
+        elif trial["number"] in epochs:
+            curve = epochs[trial["number"]][list(FIELDS)].round(DECIMALS).to_dict("records")
             yield {"config": config, "diverged": trial["stopped_by"] == "diverged", "curve": curve}
-
-
-def _value(sections: dict[str, Any], path: str) -> Any:
-    section, _, field = path.partition(".")
-    return sections.get(section, {}).get(field)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     for line in curves_of(load_search(parser.parse_args().run)):
-        json.dump(line, sys.stdout)
-        print()
+        print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ class PromotingASHA:
         epoch = result["epoch"]
         if epoch in self.recorded:
             self.recorded[epoch][trial.trial_id] = result[METRIC]
-            return TrialScheduler.CONTINUE if trial.config.get("number") == 0 else TrialScheduler.PAUSE
+            if trial.config["number"] != 0:
+                return TrialScheduler.PAUSE
+            self.promoted.add((epoch, trial.trial_id))
         return TrialScheduler.CONTINUE
 
     def next_promoted(self) -> str | None:
