@@ -12,6 +12,7 @@ from search.config import (
     SearchConfig,
     check_defaults,
     contradictions,
+    first_params,
     load_config,
     parse_config,
     why_infeasible,
@@ -112,6 +113,14 @@ def test_all_errors_are_listed_at_once() -> None:
         ({"resources": {"gpus_per_trial": 1.5}}, "a fraction below 1 or a whole number of GPUs, got 1.5"),
         ({"space": {"model.depth": {"int": [1, 4], "step": float("inf")}}}, "should be a finite number"),
         ({"space": {"model.depth": 3}}, "space.model.depth"),
+        (
+            {"search": {"first": [{"model.dpth": 3}]}},
+            "search.first.0: model.dpth: unknown key; did you mean",
+        ),
+        (
+            {"search": {"first": [{}, {"model.depth": 0}]}},
+            "search.first.1: model.depth: should be greater",
+        ),
     ],
 )
 def test_each_error_names_key_constraint_and_value(values: dict[str, Any], message: str) -> None:
@@ -168,6 +177,42 @@ def test_bounds_make_networks_infeasible_by_how_much() -> None:
     )
     problem = why_infeasible(config.base, bounded, 10)
     assert problem is not None and "multiply_adds" in problem[0] and problem[1] > 0
+
+
+def test_first_configurations_are_points_of_the_space_and_those_that_do_not_fit_are_named() -> None:
+    values = {
+        "search": {
+            "max_multiply_adds": 20_000_000,
+            "first": [
+                {"model.depth": 2, "optimizer.name": "adam"},
+                {"model.depth": 9},
+                {"model.dropout": 0.1},
+                {},
+                {"model.width": 512},
+            ],
+        },
+        "space": {
+            "model.depth": {"int": [1, 4]},
+            "model.width": {"choice": [32, 512]},
+            "optimizer.name": {"choice": ["sgd", "adam"]},
+            "optimizer.momentum": {"float": [0.8, 0.99], "when": {"optimizer.name": "sgd"}},
+        },
+    }
+    params, left_out = first_params(parse_config(values, {}), num_classes=10)
+    defaults = {"model.depth": 3, "model.width": 32, "optimizer.name": "sgd", "optimizer.momentum": 0.9}
+    assert params == [defaults, {"model.depth": 2, "model.width": 32, "optimizer.name": "adam"}]
+    assert left_out[:2] == [
+        "search.first.1 is left out: model.depth=9 is not in the space",
+        "search.first.2 is left out: model.dropout=0.1 is not in the space",
+    ]
+    assert len(left_out) == 3 and left_out[2].startswith("search.first.4 is left out: multiply_adds")
+
+
+def test_the_first_configurations_of_shipped_configs_fit() -> None:
+    for file in CONFIGS.glob("*.yaml"):
+        config = load_config(file)
+        params, left_out = first_params(config, num_classes=10)
+        assert left_out == [] and len(params) == 1 + len(config.search.first)
 
 
 scalars = st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=5)

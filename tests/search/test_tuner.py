@@ -21,6 +21,7 @@ from search.tuner import (
     check_memory,
     deadline,
     end_of_training,
+    queue_first,
     settle,
     trial_resources,
     unfinished_trials,
@@ -193,3 +194,19 @@ def test_a_kill_between_the_reason_and_the_ending_does_not_revive_a_trial(
     after = new_searcher(study, quick)
     assert list(unfinished_trials(after, tmp_path)) == []
     assert study.trials[0].state.name == state and after.num_finished == 1
+
+
+def test_first_configurations_come_right_after_trial_0_once_and_not_beside_a_warm_start(tmp_path: Path) -> None:
+    values = {"space": {"model.depth": {"int": [1, 4]}}, "search": {"first": [{"model.depth": 2}, {"model.depth": 7}]}}
+    config = parse_config(values, {})
+    with locked(tmp_path):
+        for _ in range(2):  # a second time, as a search that is resumed
+            study = open_study(tmp_path, config)
+            lines = queue_first(study, config, num_classes=10)
+    assert [trial.system_attrs["fixed_params"]["model.depth"] for trial in study.trials] == [3, 2]
+    assert lines == ["search.first.1 is left out: model.depth=7 is not in the space"]
+    warm = parse_config({**values, "search": {**values["search"], "warm_start": ["/elsewhere"]}}, {})
+    (tmp_path / "warm").mkdir()
+    with locked(tmp_path / "warm"):
+        study = open_study(tmp_path / "warm", warm)
+        assert queue_first(study, warm, num_classes=10) == [] and len(study.trials) == 1
