@@ -87,8 +87,9 @@ def gain(evaluation: Evaluation) -> str:
 
 def cost(results: SearchResults) -> str:
     """How much was trained, and how long that took."""
-    trials = results.trials[results.trials["stopped_by"] != "infeasible"]
-    infeasible = len(results.trials) - len(trials)
+    infeasible = int((results.trials["stopped_by"] == "infeasible").sum())
+    never_began = (results.trials["stopped_by"] == "time_budget") & (results.trials["epochs"] == 0)
+    trials = results.trials[(results.trials["stopped_by"] != "infeasible") & ~never_began]
     seconds = float(results.epochs["epoch_seconds"].sum())
     parts = [f"{plural(len(trials), 'trial')}, {plural(len(results.epochs), 'epoch')}, {duration(seconds)} of training"]
     if infeasible:

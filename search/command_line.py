@@ -64,20 +64,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options of a command line; exits with 2 and a message for bad ones."""
     parser = argparse.ArgumentParser(
         prog="run_search.py",
-        description="Search over convolutional networks and training recipes: Optuna proposes trials, Ray runs them, "
-        "ASHA stops the hopeless ones. Results go to RUNS_DIR/NAME.",
+        description="Search over convolutional networks and training recipes: a sampler proposes trials, Ray runs "
+        "them, ASHA stops the hopeless ones. Results go to RUNS_DIR/NAME.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to search")
     what.add_argument("--config", type=Path, metavar="FILE", help="the search as YAML (default: configs/cifar10.yaml)")
-    what.add_argument("--num-samples", type=int, metavar="N", help="trials to train (default: 50)")
+    what.add_argument(
+        "--num-samples",
+        type=int,
+        metavar="N",
+        help="trials to train (default: 50, or without limit where --time-budget is given)",
+    )
     what.add_argument(
         "--time-budget",
         metavar="TIME",
         help="wall clock of the command, instead of --num-samples or beside it, e.g. 90s, 30m, 2h: trials end with the "
-        "epoch they are in, so it may end that much later. With --resume it counts anew",
+        "epoch they are in, so it may end that much later. With --resume it counts anew, beside the number of trials",
     )
     what.add_argument(
         "--dataset",
@@ -188,12 +193,13 @@ def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
     if failed:
         reason = failed[0].user_attrs.get("reason", "unknown")
         console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
-    if not rank_trials(outcome.trials):
+    ranked = [trial for trial in rank_trials(outcome.trials) if trial.user_attrs.get("stopped_by") != "diverged"]
+    if not ranked:
         why = "No trial had finished an epoch" if outcome.out_of_time and not failed else "No trial succeeded"
         console.print(Text(f"{why}. What there is: {run}", "bold red"))
         return 1
     console.print(leaderboard(outcome.trials, console.width))
-    best, num_infeasible = rank_trials(outcome.trials)[0], sum(map(is_infeasible, outcome.trials))
+    best, num_infeasible = ranked[0], sum(map(is_infeasible, outcome.trials))
     provisional = "" if best.state == TrialState.COMPLETE else ", provisional, as no trial trained all its epochs"
     console.print(Text(f"Best{provisional}: trial {best.number}, {describe_params(best.params)}"))
     if num_infeasible:
@@ -221,7 +227,7 @@ def _overrides(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             values[path.strip()] = _number_with_exponent(yaml.safe_load(text))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             errors.append(f"--set {path[:60]}: not a YAML value: {text[:60]!r} ({' '.join(str(error).split())})")
-    if options.time_budget is not None:
+    if options.time_budget is not None and options.resume is None:
         values.setdefault("search.num_samples", None)  # the time alone ends the search, unless --num-samples is given
     values |= {path: getattr(options, flag) for flag, path in FLAG_PATHS.items() if getattr(options, flag) is not None}
     if options.dataset not in (None, "auto"):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from search.space import Scalar, SearchSpace, SpaceEntry
+from search.space import Scalar, SearchSpace, SpaceEntry, differences
 from training.config import (
     ConfigError,
     DataConfig,
@@ -82,7 +82,8 @@ class SamplerConfig(FrozenConfig):
     """What proposes."""
 
     name: Literal["gp", "tpe", "random"] = "gp"
-    startup_trials: NonNegativeInt = 5  # trained at random before gp models anything; of tpe infeasible ones count too
+    # Trials before any is modelled, given ones too (of tpe also infeasible ones). null: 5 for gp, 10 for tpe
+    startup_trials: NonNegativeInt | None = None
 
 
 class SchedulerConfig(FrozenConfig):
@@ -252,21 +253,18 @@ def why_unfit(
 
 
 def first_params(config: SearchConfig, num_classes: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Params of trial 0 and of search.first, and why some of the latter are left out: a flag can change what fits."""
-    space = config.search_space
-    params, left_out = [space.default_params()], []
+    """Params of search.first, and why some are left out: other flags can change what fits."""
+    space, params, left_out = config.search_space, [], []
     for index, changes in enumerate(config.search.first):
-        drawn, outside = space.nearest(config.base.override(changes))
-        for path in changes:
-            if path not in drawn:
-                outside[path] = changes[path]
+        wanted = config.base.override(changes)
+        drawn, _ = space.nearest(wanted)
+        outside = differences(wanted, space.apply(drawn))
         problem = why_unfit(drawn, space, config.search, num_classes)
         if outside:
-            values = ", ".join(f"{path}={value!r}" for path, value in outside.items())
-            left_out.append(f"search.first.{index} is left out: {values} is not in the space")
+            left_out.append(f"search.first.{index} is left out: its {', '.join(outside)} cannot be drawn in this space")
         elif problem:
             left_out.append(f"search.first.{index} is left out: {problem[0]}")
-        elif drawn not in params:
+        else:
             params.append(drawn)
     return params, left_out
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.config import SearchConfig, check_defaults, why_infeasible
+from search.config import SearchConfig, check_defaults, why_unfit
 from search.estimate import (
     Measurement,
     affordable_trials,
@@ -31,7 +31,7 @@ from search.space import describe
 from search.trainable import use_resources
 from search.tuner import workers
 from training.checkpoint import checkpoint_bytes
-from training.config import ConfigError, TrialConfig
+from training.config import TrialConfig
 from training.data import TrainData, load_data
 from training.model import count_costs, network_costs
 from training.timing import time_epoch
@@ -62,7 +62,7 @@ def dry_run(config: SearchConfig, console: Console, started: float) -> None:
         console.print(network_table(network, num_classes, f"Sampled: {title}"))
     console.print(
         f"Of {COUNTED} random proposals {1 - feasible_share(config, num_classes):.0%} are infeasible: "
-        "they take a number and no training."
+        "gp passes them over; of other samplers they take a number and no training."
     )
     console.print("Measuring: starting Ray as a search would, and training some networks for some batches.")
     measured = measure(config, data, started)
@@ -90,14 +90,11 @@ def feasible_share(config: SearchConfig, num_classes: int) -> float:
 
 def _feasible(config: SearchConfig, num_classes: int, tries: int) -> Iterator[tuple[str, TrialConfig]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.search.seed))
+    space = config.search_space
     for _ in range(tries):
-        params = config.search_space.suggest(study.ask())
-        try:
-            network = config.search_space.apply(params)
-        except ConfigError:
-            continue
-        if why_infeasible(network, config.search, num_classes) is None:
-            yield describe_params(params), network
+        params = space.suggest(study.ask())
+        if why_unfit(params, space, config.search, num_classes) is None:
+            yield describe_params(params), space.apply(params)
 
 
 def network_table(config: TrialConfig, num_classes: int, title: str) -> Table:

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml, why_infeasible
 from search.run_directory import CONFIG, JOURNAL, SearchError, open_run
-from search.space import FIXED_PATHS, SearchSpace, describe, layer_value, value_by_path
-from training.config import PER_LAYER_FIELDS, ConfigError, TrialConfig
+from search.space import FIXED_PATHS, SearchSpace, describe, differences, value_by_path
+from training.config import ConfigError
 
 COMPARED_PATHS = sorted(FIXED_PATHS - {"data.data_dir", "train.seed"})
 
@@ -114,19 +114,3 @@ def why_useless(trial: FrozenTrial) -> str | None:
     if trial.user_attrs.get("stopped_by") == "infeasible":
         return "infeasible there"
     return "ended before the first epoch" if trial.value is None else None
-
-
-def differences(one: TrialConfig, other: TrialConfig) -> list[str]:
-    """The paths in which two configs differ; one value for all layers equals a list that says the same."""
-    values, others = value_by_path(one), value_by_path(other)
-    effects, other_effects = layer_by_layer(one), layer_by_layer(other)
-    return [path for path in values if values[path] != others[path] and effects[path] != other_effects[path]]
-
-
-def layer_by_layer(config: TrialConfig) -> dict[str, Any]:
-    """Every path with what it does: per-layer fields written out, width_growth as the widths that it leads to."""
-    values, model = value_by_path(config), config.model
-    for field in PER_LAYER_FIELDS:
-        values[f"model.{field}"] = tuple(layer_value(model, field, layer) for layer in range(model.depth))
-    values["model.width_growth"] = values["model.width"]
-    return values

@@ -58,6 +58,8 @@ def expected_epochs(config: SearchConfig, num_trials: int, slots: int) -> Epochs
     trials = [epochs for seed in range(SIMULATIONS) for epochs in simulate_epochs(config, simulated, slots, seed)]
     lowest, least_kept = num_trials * fmean(trials), num_trials * fmean(map(_kept, trials))
     learned = LEARNED_SHARE * max(0.0, 1 - TRIALS_BEFORE_LEARNING / num_trials)
+    if config.sampler.name == "random":
+        learned = 0.0
     return Epochs(
         lowest,
         lowest + learned * (highest - lowest),

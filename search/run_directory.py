@@ -6,12 +6,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import optuna
 import torch
@@ -76,14 +75,6 @@ def open_study(run: Path, config: SearchConfig) -> optuna.Study:
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(config.search_space.default_params())  # trial 0: the config itself
     return study
-
-
-def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], **user_attrs: Any) -> None:
-    """Queue configurations as the next trials, those that the study ever queued left out."""
-    queued = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-    for each in params:
-        if each not in queued:
-            study.enqueue_trial(dict(each), user_attrs=user_attrs)
 
 
 def drop_torn_line(journal: Path) -> None:

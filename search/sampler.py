@@ -23,28 +23,32 @@ from search.space import SearchSpace
 Array = NDArray[np.float64]
 Params = dict[str, Any]
 
+STARTUP_TRIALS = {"gp": 5, "tpe": 10, "random": 0}  # of tpe it is Optuna's own
 RANDOM_CANDIDATES = 200
 PARENTS, CHILDREN = 5, 30  # the best trials by the model, and candidates near each of them
 KEPT, REACH = 0.7, 0.2  # of a parent's values; by how much of their range most of the other numbers move
-MOST_TRIALS = 200  # that the model sees: its time grows with the third power
+MOST_TRIALS = 100  # that the model sees, with three values each at most: its time grows with the third power
 FEASIBILITY_TRIES = 30  # draws at random; in a space where all of them are infeasible the search is told so
 
 
 def build_sampler(config: SearchConfig, num_classes: int, num_trials: int) -> BaseSampler:
     """The sampler of a config, seeded by the search's seed and the trials already in the study."""
     seed = int(np.random.SeedSequence([config.search.seed, num_trials]).generate_state(1)[0])
+    startup_trials = config.sampler.startup_trials
+    if startup_trials is None:
+        startup_trials = STARTUP_TRIALS[config.sampler.name]
     match config.sampler.name:
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
         case "tpe":
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=config.sampler.startup_trials)
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup_trials)
         case "gp":
             space = config.search_space
 
             def is_feasible(params: Params) -> bool:
                 return why_unfit(params, space, config.search, num_classes) is None
 
-            return CurveSampler(space, is_feasible, config.train.epochs, config.sampler.startup_trials, seed)
+            return CurveSampler(space, is_feasible, config.train.epochs, startup_trials, seed)
 
 
 class CurveSampler(BaseSampler):
@@ -65,12 +69,12 @@ class CurveSampler(BaseSampler):
         return self.encoding.distributions
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
-        """A whole proposal; nothing for a trial that was given its params."""
-        if "fixed_params" in trial.system_attrs:
+        """A whole proposal; nothing for a trial that has some params, given to it or drawn before a crash."""
+        if "fixed_params" in trial.system_attrs or any(not drawn.single() for drawn in trial.distributions.values()):
             return {}
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number and other.params]
         observed = [other for other in others if other.intermediate_values]
-        if len(observed) < self.startup_trials:
+        if len(observed) < max(1, self.startup_trials):
             return next(filter(self.is_feasible, self.draw(FEASIBILITY_TRIES)), self.draw(1)[0])
         unseen = [other for other in others if other.state == TrialState.RUNNING and not other.intermediate_values]
         best = self.learn(informative(observed), unseen)
@@ -95,7 +99,7 @@ class CurveSampler(BaseSampler):
         rows = [
             (*point, self.place(epoch), value)
             for point, trial in zip(points, observed, strict=True)
-            for epoch, value in telling_epochs(trial, self.epochs).items()
+            for epoch, value in telling_epochs(trial).items()
         ]
         inputs, values = np.array(rows)[:, :-1], np.array(rows)[:, -1]
         self.model.fit(inputs, values)
@@ -125,11 +129,12 @@ class CurveSampler(BaseSampler):
         return [self.space.suggest(drawing) for _ in range(count)]  # type: ignore[arg-type]
 
 
-def telling_epochs(trial: FrozenTrial, epochs: int) -> dict[int, float]:
-    """A trial's values at the epochs 1, 3, 9, ... and at its last: the others say little more and cost time."""
+def telling_epochs(trial: FrozenTrial) -> dict[int, float]:
+    """A trial's values at its first epoch, its last, and the last power of 3 between: more says little, and costs."""
     values = trial.intermediate_values
-    kept = {3**power for power in range(20)} | {max(values)}
-    return {epoch: value for epoch, value in values.items() if epoch in kept and epoch <= epochs}
+    last = max(values)
+    between = max(epoch for power in range(50) if (epoch := 3**power) < max(2, last))
+    return {epoch: values[epoch] for epoch in sorted({1, between, last}) if epoch in values}
 
 
 def informative(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:

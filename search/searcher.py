@@ -160,9 +160,10 @@ class StudySearcher(Searcher):
 
     def is_out_of_time(self, trial_id: str) -> bool:
         """Mark a trial as stopped by the time budget (for RunConfig.stop)."""
-        if self.closed and trial_id in self.live:
+        closed = self.closed  # once: a timer sets it
+        if closed and trial_id in self.live:
             self.live[trial_id].out_of_time = True
-        return self.closed
+        return closed
 
     def propose(self) -> LiveTrial | None:
         """The study's next feasible trial; infeasible ones are told to it. None after 1,000 in a row."""
@@ -207,14 +208,17 @@ def end_trial(study: optuna.Study, trial: Trial, stopped_by: str, reason: str | 
 
 
 class InTime(FIFOScheduler):
-    """Lets no trial begin once the searcher is closed: it takes those that wait for a worker out of Ray's queue."""
+    """Lets no trial begin once the searcher is closed: it takes those that wait for a worker out of Ray's queue.
+
+    But for trial 0, which trains one epoch in any case: a search has its defaults, and a winner.
+    """
 
     searcher: StudySearcher | None = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:  # Ray asks at every step
         if self.searcher is not None and self.searcher.closed:
             for trial in tune_controller.get_trials():
-                if trial.status == "PENDING":
+                if trial.status == "PENDING" and trial.config["number"] != 0:
                     trial.init_local_path()  # Ray's table of results asks for it
                     tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)

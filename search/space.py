@@ -201,6 +201,22 @@ def layer_value(model: ModelConfig, field: str, layer: int) -> Any:
     return model.channels(layer) if field == "width" else value
 
 
+def differences(one: TrialConfig, other: TrialConfig) -> list[str]:
+    """The paths in which two configs differ; one value for all layers equals a list that says the same."""
+    values, others = value_by_path(one), value_by_path(other)
+    effects, other_effects = layer_by_layer(one), layer_by_layer(other)
+    return [path for path in values if values[path] != others[path] and effects[path] != other_effects[path]]
+
+
+def layer_by_layer(config: TrialConfig) -> dict[str, Any]:
+    """Every path with what it does: per-layer fields written out, width_growth as the widths that it leads to."""
+    values, model = value_by_path(config), config.model
+    for field in PER_LAYER_FIELDS:
+        values[f"model.{field}"] = tuple(layer_value(model, field, layer) for layer in range(model.depth))
+    values["model.width_growth"] = values["model.width"]
+    return values
+
+
 def layer_paths(path: str, depth: int) -> list[str]:
     """`model.kernel_size` -> `model.kernel_size.0`, ..., one for each layer."""
     return [f"{path}.{layer}" for layer in range(depth)]
@@ -213,7 +229,9 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
             choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
         )
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return numeric and distribution._contains(distribution.to_internal_repr(value))
+    if not numeric or (getattr(distribution, "log", False) and value <= 0):  # which Optuna answers with an exception
+        return False
+    return distribution._contains(float(value))
 
 
 def lowest(distribution: BaseDistribution) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped trial to make room on a busy machine
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output engine prints its tables even where verbose=0
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints its tables, and would drop our Progress
 
 import optuna
 import ray
@@ -31,7 +31,6 @@ from search.run_directory import (
     CONFIG,
     SearchError,
     create_run,
-    enqueue,
     find_checkpoint,
     locked,
     open_study,
@@ -53,7 +52,7 @@ SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the comma
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended; `gave_up` is the reason where the space was too hard, `out_of_time`: the time budget did."""
+    """How a search ended: `gave_up` is the reason where it found no feasible network, `out_of_time` by its budget."""
 
     trials: list[FrozenTrial]
     interrupted: bool
@@ -80,7 +79,7 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, 
         record_environment(run, sys.argv)
         with workers(config, data) as (resources, slots):
             study = open_study(run, config)
-            for line in [*queue_first(study, config, num_classes), *warm_start(study, config, num_classes)]:
+            for line in [*warm_start(study, config, num_classes), *queue_first(study, config, num_classes)]:
                 console.print(Text(line))
             study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes)
@@ -99,11 +98,12 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, 
 
 
 def queue_first(study: optuna.Study, config: SearchConfig, num_classes: int) -> list[str]:
-    """Queue search.first behind trial 0, unless earlier searches know better; gives lines that say what is left out."""
-    if config.search.warm_start:
+    """Queue search.first behind trial 0, unless an earlier search had better; gives lines that say what is left out."""
+    if any("configuration_of" in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         return []
     params, left_out = first_params(config, num_classes)
-    enqueue(study, params)
+    for each in params:
+        study.enqueue_trial(each, skip_if_exists=True)
     return left_out
 
 
@@ -190,6 +190,8 @@ def settle(searcher: StudySearcher) -> None:
         for live in [*searcher.live.values(), *searcher.pending]:
             reason = None if live.reported else "the time was over before its first epoch"
             end_trial(searcher.study, live.trial, "time_budget", reason)
+            if not live.reported:  # a search that is resumed begins with it, whoever gave or proposed it
+                searcher.study.enqueue_trial(live.trial.params)
 
 
 def end_of_training(config: SearchConfig, started: float) -> float | None:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from search.config import SearchConfig
 from search.earlier import EarlierSearch, EarlierTrial, map_trial, read_search
-from search.run_directory import SearchError, enqueue
+from search.run_directory import SearchError
 from training.config import ConfigError
 
 BEST_FIRST = 3  # configurations of earlier searches that are trained right after trial 0
@@ -44,7 +44,7 @@ def warm_start(study: optuna.Study, config: SearchConfig, num_classes: int) -> l
     first = best_configurations(searches, mapped, config)
     for each in first:
         if each.params is not None:
-            enqueue(study, [each.params], configuration_of=each.source)
+            study.enqueue_trial(each.params, user_attrs={"configuration_of": each.source}, skip_if_exists=True)
     lines = []
     seen: set[tuple[str, Any]] = set()
     for search, trials in zip(searches, mapped, strict=True):

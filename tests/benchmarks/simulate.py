@@ -16,7 +16,6 @@ from ray.tune.search.optuna import OptunaSearch
 from surrogate import Surrogate
 
 from search.config import SearchConfig, first_params, why_unfit
-from search.run_directory import enqueue
 from search.sampler import build_sampler
 from search.searcher import METRIC, NumberedASHA, StudySearcher
 
@@ -45,7 +44,8 @@ class OurStack:
         else:
             study.tell(study.ask(), state=TrialState.FAIL)  # number 0 is never stopped: nobody has it
         if first:
-            enqueue(study, first_params(config, NUM_CLASSES)[0])
+            for params in first_params(config, NUM_CLASSES)[0]:
+                study.enqueue_trial(params)
         self.scheduler = scheduler(config) if config.scheduler.name == "asha" else None
 
     def next_trial(self, trial_id: str) -> tuple[dict[str, Any], Params] | None:

@@ -114,6 +114,13 @@ def test_all_errors_are_listed_at_once() -> None:
         ({"space": {"model.depth": {"int": [1, 4], "step": float("inf")}}}, "should be a finite number"),
         ({"space": {"model.depth": 3}}, "space.model.depth"),
         (
+            {
+                "optimizer": {"weight_decay": 0.0},
+                "space": {"optimizer.weight_decay": {"float": [1e-6, 1e-2], "log": True}},
+            },
+            "optimizer.weight_decay: the default must lie in its own space, got 0.0",
+        ),
+        (
             {"search": {"first": [{"model.dpth": 3}]}},
             "search.first.0: model.dpth: unknown key; did you mean",
         ),
@@ -200,19 +207,30 @@ def test_first_configurations_are_points_of_the_space_and_those_that_do_not_fit_
     }
     params, left_out = first_params(parse_config(values, {}), num_classes=10)
     defaults = {"model.depth": 3, "model.width": 32, "optimizer.name": "sgd", "optimizer.momentum": 0.9}
-    assert params == [defaults, {"model.depth": 2, "model.width": 32, "optimizer.name": "adam"}]
+    assert params == [{"model.depth": 2, "model.width": 32, "optimizer.name": "adam"}, defaults]
     assert left_out[:2] == [
-        "search.first.1 is left out: model.depth=9 is not in the space",
-        "search.first.2 is left out: model.dropout=0.1 is not in the space",
+        "search.first.1 is left out: its model.depth cannot be drawn in this space",
+        "search.first.2 is left out: its model.dropout cannot be drawn in this space",
     ]
     assert len(left_out) == 3 and left_out[2].startswith("search.first.4 is left out: multiply_adds")
+
+
+def test_first_configurations_fit_spaces_per_layer_and_values_that_are_the_defaults_now() -> None:
+    values = {
+        "optimizer": {"name": "adamw"},
+        "search": {"first": [{"model.kernel_size": 5}, {"optimizer.name": "adamw", "model.depth": 2}]},
+        "space": {"model.depth": {"int": [1, 4]}, "model.kernel_size": {"choice": [3, 5], "per_layer": True}},
+    }
+    params, left_out = first_params(parse_config(values, {}), num_classes=10)
+    assert left_out == [] and params[0] == {"model.depth": 3, **{f"model.kernel_size.{layer}": 5 for layer in range(3)}}
+    assert params[1]["model.depth"] == 2
 
 
 def test_the_first_configurations_of_shipped_configs_fit() -> None:
     for file in CONFIGS.glob("*.yaml"):
         config = load_config(file)
         params, left_out = first_params(config, num_classes=10)
-        assert left_out == [] and len(params) == 1 + len(config.search.first)
+        assert left_out == [] and len(params) == len(config.search.first)
 
 
 scalars = st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=5)

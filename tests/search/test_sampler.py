@@ -125,9 +125,13 @@ def test_numbers_keep_their_order_and_words_have_none() -> None:
     np.testing.assert_allclose(distances, 1 - np.eye(3))
 
 
-def test_every_epoch_that_tells_something_new_is_seen() -> None:
+def test_the_first_a_middle_and_the_last_epoch_are_seen() -> None:
     trial = optuna.trial.create_trial(value=0.8, intermediate_values={epoch: epoch / 10 for epoch in range(1, 9)})
-    assert telling_epochs(trial, 9) == {1: 0.1, 3: 0.3, 8: 0.8}
+    assert telling_epochs(trial) == {1: 0.1, 3: 0.3, 8: 0.8}
+    short = optuna.trial.create_trial(value=0.8, intermediate_values={1: 0.1, 2: 0.2})
+    assert telling_epochs(short) == {1: 0.1, 2: 0.2}
+    long = optuna.trial.create_trial(value=0.8, intermediate_values={epoch: epoch / 100 for epoch in range(1, 82)})
+    assert telling_epochs(long) == {1: 0.01, 27: 0.27, 81: 0.81}
 
 
 def test_of_many_trials_the_best_and_the_newest_are_seen() -> None:
@@ -211,6 +215,26 @@ def test_it_finds_the_good_region_much_sooner_than_chance() -> None:
         return float(np.mean(reached[-10:]))
 
     assert late_values("gp") > 0.8 > late_values("random")
+
+
+def test_a_trial_cut_off_while_it_was_drawn_is_completed_without_a_second_proposal() -> None:
+    config = make_config()
+    study = make_study(config)
+    for index in range(6):
+        run_trial(study, config, 0.2 + index / 20)
+    cut_off = study.ask()
+    stored = cut_off.suggest_int("model.depth", 1, 9)
+    resumed = optuna.trial.Trial(study, cut_off._trial_id)
+    params = config.search_space.suggest(resumed)
+    assert params["model.depth"] == stored and resumed.relative_params == {}
+
+
+@pytest.mark.parametrize("startup_trials", [0, 1])
+def test_the_first_trial_needs_no_other(startup_trials: int) -> None:
+    config = make_config(sampler={"startup_trials": startup_trials})
+    study = make_study(config)
+    for index in range(3):
+        run_trial(study, config, 0.1 * index, epochs=1)
 
 
 def test_two_waiting_workers_get_different_proposals() -> None:

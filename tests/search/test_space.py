@@ -108,3 +108,10 @@ def test_layers_follow_the_drawn_depth_also_where_depth_has_a_condition() -> Non
         params = space.suggest(study.ask())
         depth = params.get("model.depth", space.base.model.depth)
         assert [path for path in params if "kernel" in path] == layer_paths("model.kernel_size", depth)
+
+
+def test_a_value_of_zero_lies_outside_of_a_logarithmic_range() -> None:
+    for entry in ({"float": [1e-6, 1e-2], "log": True}, {"int": [1, 9], "log": True}):
+        distribution = SpaceEntry.model_validate(entry).distribution()
+        assert not contains(distribution, 0) and not contains(distribution, -1.0)
+        assert contains(distribution, entry.get("int", entry.get("float"))[0])

@@ -145,6 +145,7 @@ def test_a_trial_that_waited_when_the_time_was_over_is_ended_without_a_value_and
     assert (trial.state, trial.value, trial.user_attrs["stopped_by"]) == (TrialState.PRUNED, None, "time_budget")
     assert "before its first epoch" in trial.user_attrs["reason"] and not counts_towards_num_samples(trial)
     assert new_searcher(study, quick).num_finished == 0
+    assert study.trials[-1].system_attrs["fixed_params"] == trial.params  # a search that is resumed begins with it
 
 
 def test_trials_that_wait_are_taken_out_of_the_queue_once_the_time_is_over(tmp_path: Path, quick: SearchConfig) -> None:
@@ -153,14 +154,18 @@ def test_trials_that_wait_are_taken_out_of_the_queue_once_the_time_is_over(tmp_p
     for name in ("asha", "none"):
         scheduler = quick.scheduler.model_copy(update={"name": name})
         searcher = new_searcher(study, quick.model_copy(update={"scheduler": scheduler}))
-        trials = [SimpleNamespace(status=status) for status in ("RUNNING", "PENDING", "TERMINATED", "PENDING")]
+        statuses = ("PENDING", "RUNNING", "PENDING", "TERMINATED", "PENDING")
+        trials = [
+            SimpleNamespace(status=status, config={"number": number}, init_local_path=lambda: None)
+            for number, status in enumerate(statuses)
+        ]
         stopped: list[Any] = []
         controller = SimpleNamespace(get_trials=lambda trials=trials: trials, stop_trial=stopped.append)
         scheduler = build_scheduler(searcher)
-        assert scheduler.choose_trial_to_run(controller) is trials[1] and not stopped
+        assert scheduler.choose_trial_to_run(controller) is trials[0] and not stopped
         searcher.closed = True
-        scheduler.choose_trial_to_run(controller)
-        assert stopped == [trials[1], trials[3]]
+        assert scheduler.choose_trial_to_run(controller) is trials[0]  # the defaults train an epoch in any case
+        assert stopped == [trials[2], trials[4]]
 
 
 def test_training_ends_as_long_before_the_budget_as_shutting_down_takes(
@@ -204,9 +209,9 @@ def test_first_configurations_come_right_after_trial_0_once_and_not_beside_a_war
             study = open_study(tmp_path, config)
             lines = queue_first(study, config, num_classes=10)
     assert [trial.system_attrs["fixed_params"]["model.depth"] for trial in study.trials] == [3, 2]
-    assert lines == ["search.first.1 is left out: model.depth=7 is not in the space"]
-    warm = parse_config({**values, "search": {**values["search"], "warm_start": ["/elsewhere"]}}, {})
+    assert lines == ["search.first.1 is left out: its model.depth cannot be drawn in this space"]
     (tmp_path / "warm").mkdir()
     with locked(tmp_path / "warm"):
-        study = open_study(tmp_path / "warm", warm)
-        assert queue_first(study, warm, num_classes=10) == [] and len(study.trials) == 1
+        study = open_study(tmp_path / "warm", config)
+        study.enqueue_trial({"model.depth": 4}, user_attrs={"configuration_of": "earlier#3"})
+        assert queue_first(study, config, num_classes=10) == [] and len(study.trials) == 2
