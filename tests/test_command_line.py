@@ -175,7 +175,7 @@ def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_p
 def test_a_time_budget_ends_the_command_and_every_trial_with_its_epoch(tmp_path: Path) -> None:
     directory, started = tmp_path / "runs" / "run", time.monotonic()
     output = run(*QUICK, "--time-budget", "40s", "--set", "train.epochs=1000", cwd=tmp_path).stdout
-    assert time.monotonic() - started < 40 + 15  # an epoch takes half a second; the machine may be busy
+    assert time.monotonic() - started < 40 + 25  # an epoch takes half a second; the machine may be busy
     assert "trials for 40s" in output and "The time budget of 40s is over." in output and "1 trial  trial" in output
     assert "Best, provisional" in output and "python -m analysis runs/run" in output
     trials = counted(directory)
