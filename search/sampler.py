@@ -69,7 +69,7 @@ class CurveSampler(BaseSampler):
         return self.encoding.distributions
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
-        """A whole proposal; nothing for a trial that has some params, given to it or drawn before a crash."""
+        """A whole proposal, none twice; nothing for a trial that has params, given to it or drawn before a crash."""
         if "fixed_params" in trial.system_attrs or any(not drawn.single() for drawn in trial.distributions.values()):
             return {}
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number and other.params]
@@ -81,8 +81,10 @@ class CurveSampler(BaseSampler):
         candidates = self.draw(RANDOM_CANDIDATES)
         for parent in best[:PARENTS]:
             candidates += self.draw(CHILDREN, parent)
-        ranked = np.argsort(-self.expected_improvement(candidates))
-        return next(filter(self.is_feasible, (candidates[place] for place in ranked)), candidates[0])
+        known = {frozenset(other.params.items()) for other in others}
+        new = [candidate for candidate in candidates if frozenset(candidate.items()) not in known] or candidates
+        ranked = np.argsort(-self.expected_improvement(new))
+        return next(filter(self.is_feasible, (new[place] for place in ranked)), new[0])
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

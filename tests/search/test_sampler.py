@@ -237,6 +237,14 @@ def test_the_first_trial_needs_no_other(startup_trials: int) -> None:
         run_trial(study, config, 0.1 * index, epochs=1)
 
 
+def test_nothing_is_proposed_twice() -> None:
+    config = make_config({"model.depth": {"int": [1, 5]}, "model.width": {"choice": [8, 16]}}, model={"width": 8})
+    study = make_study(config)
+    proposed = [tuple(run_trial(study, config, 0.5).params.items()) for _ in range(10)]
+    assert len(set(proposed[5:])) == 5 and not set(proposed[5:]) & set(proposed[:5])
+    run_trial(study, config, 0.5)  # where all have been tried, one is tried again
+
+
 def test_two_waiting_workers_get_different_proposals() -> None:
     config = make_config()
     study = make_study(config)
