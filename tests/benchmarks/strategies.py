@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from analysis.style import drawing, grid, save_png, styled
 from search.config import SearchConfig, load_config, why_unfit
-from search.sampler import CurveSampler, Drawing, Encoding
+from search.sampler import STARTUP_TRIALS, CurveSampler, Drawing, Encoding
 from training.config import TrialConfig
 from training.geometry import InfeasibleError
 from training.model import count_costs
@@ -125,7 +125,7 @@ def cost_aware(config: SearchConfig) -> CurveSampler:
     def is_feasible(params: dict[str, Any]) -> bool:
         return why_unfit(params, space, config.search, NUM_CLASSES) is None
 
-    return CostAware(space, is_feasible, config.train.epochs, config.sampler.startup_trials, config.search.seed)
+    return CostAware(space, is_feasible, config.train.epochs, STARTUP_TRIALS["gp"], config.search.seed)
 
 
 SURROGATES: dict[str, Surrogate] = {}  # filled before the processes are forked
