@@ -178,13 +178,15 @@ def test_a_time_budget_ends_the_command_and_every_trial_with_its_epoch(tmp_path:
     assert time.monotonic() - started < 40 + 25  # an epoch takes half a second; the machine may be busy
     assert "trials for 40s" in output and "The time budget of 40s is over." in output and "1 trial  trial" in output
     assert "Best, provisional" in output and "python -m analysis runs/run" in output
-    trials = counted(directory)
+    trials = [trial for trial in counted(directory) if trial.state != TrialState.WAITING]
     assert trials and all(trial.state.is_finished() for trial in trials)  # the 6 of the config are no limit
     began = [trial for trial in trials if trial.intermediate_values]
     cut_off = [trial for trial in began if trial.user_attrs.get("stopped_by") == "time_budget"]
     assert cut_off and all(trial.state == TrialState.PRUNED and trial.value is not None for trial in cut_off)
     waited = [trial for trial in trials if trial not in began]
     assert len(waited) <= 1 and all("before its first epoch" in trial.user_attrs["reason"] for trial in waited)
+    queued = [trial for trial in trials_of(directory) if trial.state == TrialState.WAITING]  # for a search that goes on
+    assert [trial.system_attrs["fixed_params"] for trial in queued] == [trial.params for trial in waited]
     for trial in began:
         curve = [result["val_accuracy"] for result in metas(directory, trial.number)[-1]["results"]]
         assert curve == [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
