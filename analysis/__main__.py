@@ -10,10 +10,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from analysis import sentences
+from analysis import text
 from analysis.evaluation import EvaluatedTrial, Evaluation, evaluate_search
-from analysis.report import distinct, write_report
+from analysis.report import write_report
 from analysis.results import AnalysisError, SearchResults, load_search, newest_run
+from analysis.verdict import cost, distinct, gain, reproduction
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,10 +63,10 @@ def summarise(console: Console, results: SearchResults, evaluation: Evaluation, 
         console.print(Text(f"! {warning}", style="yellow"))
     if evaluation.winner is not None:
         console.print(results_table(evaluation))
-    lines = [sentences.gain(evaluation), *(sentences.reproduction(t, evaluation.device) for t in distinct(evaluation))]
+    lines = [gain(evaluation), *(reproduction(t, evaluation.device) for t in distinct(evaluation))]
     lines += [
-        sentences.cost(results),
-        f"Test split opened {sentences.plural(len(evaluation.openings), 'time')} in this run.",
+        cost(results),
+        f"Test split opened {text.plural(len(evaluation.openings), 'time')} in this run.",
     ]
     for line in filter(None, lines):
         console.print(Text(line))
@@ -89,17 +90,17 @@ def table_cells(trial: EvaluatedTrial) -> dict[str, str]:
     cells = {
         "trial": str(trial.number),
         "epochs": str(trial.epoch),
-        "val accuracy": sentences.percent(trial.val_accuracy),
+        "val accuracy": text.percent(trial.val_accuracy),
     }
     if "test_accuracy" not in metrics:
         return {**cells, "test accuracy": "not evaluated"}
     low, high = metrics["test_accuracy_interval_95"]
     return {
         **cells,
-        "test accuracy": sentences.percent(metrics["test_accuracy"]),
-        "  95 % interval": f"{100 * low:.2f} to {sentences.percent(high)}",
+        "test accuracy": text.percent(metrics["test_accuracy"]),
+        "  95 % interval": f"{100 * low:.2f} to {text.percent(high)}",
         "  test images (n)": f"{metrics['n']:,}",
-        "balanced accuracy": sentences.percent(metrics["balanced_accuracy"]),
+        "balanced accuracy": text.percent(metrics["balanced_accuracy"]),
         "test loss": f"{metrics['test_loss']:.4f}",
     }
 

@@ -8,7 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from numpy.typing import NDArray
 
-from analysis.style import INK, WIDTH, drawing, styled
+from analysis.evaluation import EvaluatedTrial
+from analysis.style import INK, WIDTH, Picture, drawing, styled
+from analysis.text import compact, percent
+from training import load_model
+from training.checkpoint import CheckpointError, read_meta
 from training.config import ModelConfig
 from training.geometry import LayerShape, Shape
 from training.model import ConvNet, network_costs
@@ -131,3 +135,35 @@ def plot_activations(image: NDArray[np.uint8], data: list[tuple[str, NDArray[np.
             axes.imshow(channel, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         grids[row, 1].set_title(f"{name}: {shape_text(maps.shape[1:])}", fontsize=8, loc="left", pad=3)
     return figure
+
+
+def network_sentence(number: int, layers: list[dict[str, Any]]) -> str:
+    num_params, multiply_adds = (sum(layer[key] for layer in layers) for key in ("num_params", "multiply_adds"))
+    costliest = max(layers, key=lambda layer: layer["multiply_adds"])
+    share = costliest["multiply_adds"] / max(1, multiply_adds)
+    return (
+        f"The network of trial {number} has {num_params:,} parameters and needs {compact(multiply_adds)} multiply-adds "
+        f"for an image, {percent(share, 0)} of them in {costliest['name']}."
+    )
+
+
+def network_pictures(winner: EvaluatedTrial) -> list[Picture]:
+    """The winner's network, and what one image excites in it, for the report."""
+    meta = read_meta(winner.checkpoint)
+    network = meta["config"].model, meta["image_shape"], len(meta["class_names"])
+    sentence = network_sentence(winner.number, layer_table(*network))
+    maps = Picture("feature_maps", "Feature maps", plot_feature_maps(feature_maps_data(*network)), sentence)
+    kept = winner.predictions
+    if kept is None or not len(kept.sample_images):
+        return [maps]
+    image = kept.sample_images[-1]  # a correct one where there is one
+    label = winner.class_names[int(kept.labels[kept.sample_indices[-1]])]
+    try:
+        data = activations_data(load_model(winner.checkpoint), image)
+    except CheckpointError:
+        return [maps]
+    sentence = (
+        f"A test image of class {label} and, after each block, the channels that vary most over it; "
+        "every channel is scaled to its own range."
+    )
+    return [maps, Picture("activations", "What one image excites", plot_activations(image, data), sentence)]

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page, its figures also as PNG files, and the tables as CSV and JSON.
 
-Decides what is shown; numbers come from results and evaluation, words from sentences, looks from the template.
+Decides what is shown and in which order; each figure and its sentence come from the file of its subject, looks from the
+template.
 """
 
 import json
@@ -11,15 +12,17 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from analysis import figures, sentences
-from analysis.evaluation import EvaluatedTrial, Evaluation, report_directory
+from analysis import text
+from analysis.evaluation import Evaluation, report_directory
+from analysis.network_figures import layer_table, network_pictures
+from analysis.prediction_figures import per_class_sentence, prediction_pictures
 from analysis.results import AnalysisError, SearchResults
-from analysis.style import save_png, to_svg
+from analysis.search_figures import search_pictures
+from analysis.style import Picture, save_png, to_svg
 from analysis.tables import TRIAL_DTYPES
-from training import load_model
-from training.checkpoint import CheckpointError, read_meta
+from analysis.verdict import verdict
+from training.checkpoint import read_meta
 
 LEADERBOARD = 10
 INDEX = "index.html"
@@ -31,8 +34,8 @@ def write_report(results: SearchResults, evaluation: Evaluation) -> Path:
     try:
         results.trials.to_csv(report / "trials.csv", index=False)
         results.epochs.to_csv(report / "epochs.csv", index=False)
-        text = json.dumps(jsonable(evaluation.metrics()), indent=1, ensure_ascii=False, allow_nan=False)
-        (report / "test_metrics.json").write_text(text, encoding="utf-8")
+        metrics = json.dumps(jsonable(evaluation.metrics()), indent=1, ensure_ascii=False, allow_nan=False)
+        (report / "test_metrics.json").write_text(metrics, encoding="utf-8")
         (report / INDEX).write_text(render(results, evaluation, report), encoding="utf-8")
     except OSError as error:
         raise AnalysisError(f"{report} cannot be written ({error}). Free space, or copy the run directory.") from error
@@ -48,15 +51,18 @@ def render(results: SearchResults, evaluation: Evaluation, report: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=sentences.percent, compact=sentences.compact, duration=sentences.duration)
+    environment.filters.update(percent=text.percent, compact=text.compact, duration=text.duration)
+    winner = evaluation.winner
     return environment.get_template("report.html.j2").render(
         name=results.run.resolve().name,
         notice=results.notice,
         warnings=[*results.warnings, *evaluation.problems],
         verdict=verdict(results, evaluation),
-        search=search_pictures(results, report),
-        network=network_part(results, evaluation, report),
-        test=test_part(evaluation, report),
+        search=drawn(search_pictures(results), report),
+        network=winner and drawn(network_pictures(winner), report),
+        layers=winner and layers_of(winner.checkpoint),
+        test=winner and drawn(prediction_pictures(winner), report),
+        per_class=winner and winner.predictions and per_class_sentence(winner.metrics()),
         leaderboard=leaderboard(results),
         openings=evaluation.openings,
         entries=[environment_rows(entry) for entry in results.environment],
@@ -64,111 +70,20 @@ def render(results: SearchResults, evaluation: Evaluation, report: Path) -> str:
     )
 
 
-def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
-    """The headline's numbers; `winner` is None where no network can be called best."""
-    best, winner = results.best_trial, evaluation.winner
-    config = None if best is None else results.config_of(best.number)
-    rows = [] if best is None else [(path, shown(value)) for path, value in best.params.items()]
-    return {
-        "best": best,
-        "winner": winner and winner.metrics(),
-        "defaults": evaluation.defaults and evaluation.defaults.metrics(),
-        "accuracy": winner and sentences.accuracy_text(winner),
-        "defaults_accuracy": evaluation.defaults and sentences.accuracy_text(evaluation.defaults),
-        "gain": sentences.gain(evaluation),
-        "checks": [sentences.reproduction(t, evaluation.device) for t in distinct(evaluation)],
-        "cost": sentences.cost(results),
-        "dataset": results.config.data.dataset,
-        "device": evaluation.device,
-        "params": rows,
-        "epochs": config and config.train.epochs,
-    }
-
-
-def distinct(evaluation: Evaluation) -> list[EvaluatedTrial]:
-    """Winner and defaults, or the one that is both."""
-    trials = [trial for trial in (evaluation.winner, evaluation.defaults) if trial is not None]
-    return list({trial.number: trial for trial in trials}.values())
-
-
-def search_pictures(results: SearchResults, report: Path) -> list[dict[str, Any]]:
-    """Best val accuracy over time, and learning curves by state."""
-    incumbent = figures.incumbent_data(results.trials, results.environment)
-    curves = figures.learning_curves_data(results.trials, results.epochs)
-    best = None if results.best_trial is None else results.best_trial.number
+def drawn(pictures: list[Picture], report: Path) -> list[dict[str, Any]]:
+    """Figures for the template: inline SVG, also written as PNG. Their text is all paths: nothing hostile gets in."""
+    for picture in pictures:
+        save_png(picture.figure, report / f"{picture.name}.png")
     return [
-        {
-            "title": "Best val accuracy over time",
-            **picture(report, "incumbent", figures.plot_incumbent(incumbent), sentences.incumbent_sentence(incumbent)),
-        },
-        {
-            "title": "Learning curves by ending",
-            **picture(
-                report,
-                "learning_curves",
-                figures.plot_learning_curves(curves, best),
-                sentences.curves_sentence(results),
-            ),
-        },
+        {"title": each.title, "svg": Markup(to_svg(each.figure, each.name)), "sentence": each.sentence}
+        for each in pictures
     ]
 
 
-def network_part(results: SearchResults, evaluation: Evaluation, report: Path) -> dict[str, Any] | None:
-    """The winner's layers, their diagram, and its activations where a test image is at hand."""
-    winner = evaluation.winner
-    if winner is None:
-        return None
-    meta = read_meta(winner.checkpoint)
-    shape, size = meta["image_shape"], len(meta["class_names"])
-    layers = figures.layer_table(meta["config"].model, shape, size)
-    maps = figures.plot_feature_maps(figures.feature_maps_data(meta["config"].model, shape, size))
-    return {
-        "layers": layers,
-        "num_params": sum(layer["num_params"] for layer in layers),
-        "multiply_adds": sum(layer["multiply_adds"] for layer in layers),
-        "maps": picture(report, "feature_maps", maps, sentences.network_sentence(winner.number, layers)),
-        "activations": activations_picture(winner, report),
-    }
-
-
-def activations_picture(winner: EvaluatedTrial, report: Path) -> dict[str, Any] | None:
-    """What the last of the kept test images, a correct one where there is one, excites."""
-    if winner.predictions is None or not len(winner.predictions.sample_images):
-        return None
-    image = winner.predictions.sample_images[-1]
-    label = winner.class_names[int(winner.predictions.labels[winner.predictions.sample_indices[-1]])]
-    try:
-        data = figures.activations_data(load_model(winner.checkpoint), image)
-    except CheckpointError:
-        return None
-    sentence = (
-        f"A test image of class {label} and, after each block, the channels that vary most over it; "
-        "every channel is scaled to its own range."
-    )
-    return picture(report, "activations", figures.plot_activations(image, data), sentence)
-
-
-def test_part(evaluation: Evaluation, report: Path) -> dict[str, Any] | None:
-    """Confusion matrix, per-class table and samples of the winner; None where the test split was not evaluated."""
-    winner = evaluation.winner
-    if winner is None or winner.predictions is None:
-        return None
-    metrics, kept, names = winner.metrics(), winner.predictions, winner.class_names
-    chosen = kept.sample_indices
-    samples = figures.samples_data(kept.sample_images, kept.logits[chosen], kept.labels[chosen], names)
-    confusion = figures.plot_confusion(metrics["confusion_matrix"], names)
-    return {
-        "metrics": metrics,
-        "sentence": sentences.per_class_sentence(metrics),
-        "confusion": picture(report, "confusion", confusion, sentences.confusion_sentence(metrics, names)),
-        "samples": picture(report, "samples", figures.plot_samples(samples), sentences.samples_sentence(winner)),
-    }
-
-
-def picture(report: Path, name: str, figure: Figure, sentence: str) -> dict[str, Any]:
-    """A figure for the template: inline SVG, also written as PNG. Its text is all paths: nothing hostile gets in."""
-    save_png(figure, report / f"{name}.png")
-    return {"name": name, "svg": Markup(to_svg(figure, name)), "sentence": sentence}
+def layers_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """The layers of a checkpoint's network as a table."""
+    meta = read_meta(checkpoint)
+    return layer_table(meta["config"].model, meta["image_shape"], len(meta["class_names"]))
 
 
 def leaderboard(results: SearchResults) -> dict[str, Any]:
@@ -185,7 +100,7 @@ def leaderboard(results: SearchResults) -> dict[str, Any]:
             "epochs": int(row["epochs"]),
             "seconds": None if pd.isna(row["seconds"]) else float(row["seconds"]),
             "num_params": None if pd.isna(row["num_params"]) else int(row["num_params"]),
-            "values": [shown(row[path]) for path in paths],
+            "values": [text.shown(row[path]) for path in paths],
         }
         for row in ranked.to_dict("records")
     ]
@@ -197,18 +112,9 @@ def environment_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, value in entry.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{name} {shown(part)}" for name, part in value.items())
-        rows.append((str(key).replace("_", " "), shown(value)))
+            value = ", ".join(f"{name} {text.shown(part)}" for name, part in value.items())
+        rows.append((str(key).replace("_", " "), text.shown(value)))
     return rows
-
-
-def shown(value: Any) -> str:
-    """A value for a table cell; a dash for what is not there."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, list):
-        return ", ".join(map(shown, value)) or "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def jsonable(value: Any) -> Any:

@@ -7,7 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.style import BEST, COLOURS, INK, MUTED, drawing, grid, message, styled
+from analysis.results import SearchResults
+from analysis.style import BEST, COLOURS, INK, MUTED, Picture, drawing, grid, message, styled
+from analysis.text import duration, percent, plural
 
 ENDINGS = {
     "complete": "trained all epochs",
@@ -169,3 +171,46 @@ def _plot_curve(axes: Any, curve: pd.DataFrame, colour: str, is_best: bool) -> N
         return
     marker = "o" if len(curve) == 1 else ""
     axes.plot(curve["epoch"], accuracy, color=colour, linewidth=1, alpha=0.8, zorder=3, marker=marker, markersize=3.5)
+
+
+def incumbent_sentence(data: pd.DataFrame) -> str:
+    best = data[data["best"].notna()]
+    if best.empty:
+        return "No trial is COMPLETE yet, so none can be called best."
+    won = best[best["best"] == best["best"].iloc[-1]].iloc[0]
+    rank, total = int(won.name) + 1, float(data["minutes"].max())
+    return (
+        f"The best val accuracy of a COMPLETE trial, {percent(won['best'])}, was reached by trial {int(won['number'])} "
+        f"after {duration(60 * won['minutes'])} of {duration(60 * total)}, as number {rank} of {len(data)} to end."
+    )
+
+
+def curves_sentence(results: SearchResults) -> str:
+    if results.epochs.empty:
+        return "No trial has finished an epoch yet."
+    endings = pd.Series({trial.number: ending_of(trial) for trial in results.trials.itertuples()})
+    by_ending = results.epochs["number"].map(endings).value_counts()
+    stopped = int((endings == "asha").sum())
+    complete = int((endings == "complete").sum())
+    text = f"{plural(complete, 'trial')} trained all {results.config.train.epochs} epochs"
+    if stopped:
+        share = by_ending.get("asha", 0) / len(results.epochs)
+        text += f"; {stopped} stopped at a rung used {percent(share, 0)} of all epochs"
+    diverged = int((endings == "diverged").sum())
+    return text + (f"; {diverged} diverged." if diverged else ".")
+
+
+def search_pictures(results: SearchResults) -> list[Picture]:
+    """How the search went, for the report."""
+    incumbent = incumbent_data(results.trials, results.environment)
+    curves = learning_curves_data(results.trials, results.epochs)
+    best = None if results.best_trial is None else results.best_trial.number
+    return [
+        Picture("incumbent", "Best val accuracy over time", plot_incumbent(incumbent), incumbent_sentence(incumbent)),
+        Picture(
+            "learning_curves",
+            "Learning curves by ending",
+            plot_learning_curves(curves, best),
+            curves_sentence(results),
+        ),
+    ]

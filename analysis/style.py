@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from io import StringIO
 from pathlib import Path
@@ -46,6 +47,16 @@ RC = {
     "svg.fonttype": "path",
     "figure.constrained_layout.use": True,
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the report shows it, with the sentence that says what it shows of this search."""
+
+    name: str  # of its PNG file
+    title: str
+    figure: Figure
+    sentence: str
 
 
 def drawing(width: float = WIDTH, height: float = 3.4) -> Figure:

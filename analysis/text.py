@@ -1,0 +1,45 @@
+"""Numbers as a reader wants them: shares, durations, counts. Pure; one way of writing for the whole analysis."""
+
+import math
+from typing import Any
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in [0, 1] as `97.50 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, signed."""
+    return f"{100 * difference:+.2f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def compact(number: float) -> str:
+    """`812`, `76.0 k`, `1.2 M`, `3.4 G`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def shown(value: Any) -> str:
+    """A value for a table cell; a dash for what is not there."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
