@@ -9,10 +9,10 @@ STARTED = time.monotonic()  # what a time budget counts from: the imports below 
 from ray.tune import TuneError
 from rich.console import Console
 
-from search.command_line import Plan, parse, plan_search, report_outcome, resume_command
+from search.command_line import Plan, parse, plan_search, report_outcome, report_retraining, resume_command
 from search.dry_run import dry_run
 from search.run_directory import SearchError
-from search.tuner import run_search
+from search.tuner import run_retraining, run_search
 from training.config import ConfigError
 from training.data import DataError
 
@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
         if options.dry_run:
             dry_run(plan.config, console, started)
             return 0
+        if plan.retraining is not None:
+            return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
         outcome = run_search(plan.config, plan.run, plan.resume, console, started)
         return report_outcome(outcome, plan, console)
     except (ConfigError, DataError, SearchError) as error:

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
 from search.progress import describe_params, leaderboard, rank_trials
+from search.retraining import KINDS, Kind, Retraining, plan_audit, plan_confirmation, summary_table
 from search.run_directory import CONFIG, SearchError, open_run
 from search.searcher import is_infeasible
 from search.tuner import Outcome
@@ -24,6 +26,7 @@ from training.config import ConfigError, validate
 from training.data import cifar_is_available
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+RUNS_DIR = "runs"
 DIGITS_NOTICE = (
     "CIFAR-10 is neither in {data_dir} nor reachable, so this search uses scikit-learn's handwritten digits instead. "
     "For CIFAR-10 put cifar-10-python.tar.gz into that directory or connect to the internet, and add --dataset cifar10."
@@ -41,6 +44,7 @@ FLAG_PATHS = {  # flags that set one config path
     "max_concurrent": "resources.max_concurrent",
     "address": "resources.address",
 }
+AMOUNTS = {"top": "confirm", "seeds": "confirm", "trials": "audit"}  # flags, and the one that each belongs to
 EPILOG = """\
 examples
   python run_search.py --num-samples 50                     search on CIFAR-10, downloaded on first use
@@ -53,6 +57,8 @@ examples
   python run_search.py --resume runs/NAME                   after Ctrl-C or a crash: no finished epoch is lost
   python run_search.py --resume runs/NAME --num-samples 100 search further
   python run_search.py --warm-start runs/NAME               a new search, with what an earlier one knows
+  python run_search.py --confirm runs/NAME                  train the best configurations again, with fresh seeds
+  python run_search.py --audit runs/NAME                    train on what was stopped early: was that right?
   python -m analysis runs/NAME                              what the best model is worth
 
 exit codes
@@ -116,7 +122,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--runs-dir",
         "--storage-path",
         type=str,
-        default="runs",
+        default=RUNS_DIR,
         metavar="DIR",
         help="holds run directories (default: runs)",
     )
@@ -135,6 +141,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     other.add_argument(
         "--dry-run", action="store_true", help="show what would be searched, and measure what it would cost; no run"
     )
+    after = parser.add_argument_group("after a search: is its winner what it seems?")
+    after.add_argument(
+        "--confirm",
+        type=Path,
+        metavar="RUN",
+        help="train the best configurations of a search and trial 0 again with fresh seeds, in RUN/confirm",
+    )
+    after.add_argument(
+        "--top", type=int, metavar="K", help="with --confirm: configurations beside trial 0 (default: 3)"
+    )
+    after.add_argument("--seeds", type=int, metavar="S", help="with --confirm: trainings of each (default: 5)")
+    after.add_argument(
+        "--audit",
+        type=Path,
+        metavar="RUN",
+        help="train trials that were stopped at a rung, drawn at random, on to their last epoch, in RUN/audit",
+    )
+    after.add_argument("--trials", type=int, metavar="K", help="with --audit: how many (default: 20)")
     return parser.parse_args(arguments)
 
 
@@ -145,6 +169,7 @@ class Plan:
     config: SearchConfig
     run: Path
     resume: bool
+    retraining: Retraining | None = None
 
     def announce(self, console: Console) -> None:
         """What the command line decided by itself."""
@@ -157,8 +182,9 @@ def plan_search(options: argparse.Namespace) -> Plan:
     overrides, errors = _overrides(options)
     if options.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", options.name):
         errors.append(f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got {options.name!r}")
+    errors += _misplaced(options)
     try:
-        plan = (_plan_new if options.resume is None else _plan_resume)(options, overrides)
+        plan = _planner(options)(options, overrides)
     except ConfigError as error:
         raise ConfigError(errors + error.errors) from None
     if errors:
@@ -175,6 +201,67 @@ def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
     if run.exists() and not options.dry_run:
         raise SearchError(f"{run} exists already. Choose another --name, or go on with --resume {run}")
     return Plan(config, run, resume=False)
+
+
+def _planner(options: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str, Any]], Plan]:
+    if _kind(options) is not None:
+        return _plan_retraining
+    return _plan_new if options.resume is None else _plan_resume
+
+
+def _kind(options: argparse.Namespace) -> Kind | None:
+    return next((kind for kind in KINDS if getattr(options, kind) is not None), None)
+
+
+def _misplaced(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags around --confirm and --audit, a line for each."""
+    kind, errors = _kind(options), []
+    for flag, owner in AMOUNTS.items():
+        amount = getattr(options, flag)
+        if amount is not None and getattr(options, owner) is None:
+            errors.append(f"--{flag}: goes with --{owner} RUN only, got {amount} without it. Add --{owner} RUN.")
+        elif amount is not None and amount < 1:
+            errors.append(f"--{flag}: must be at least 1, got {amount}")
+    if kind is not None:
+        resources = (flag for flag, path in FLAG_PATHS.items() if path.startswith("resources."))
+        allowed = {kind, *AMOUNTS, "data_dir", *resources}
+        given = [flag for flag, value in vars(options).items() if value not in (None, [], False, RUNS_DIR)]
+        errors += [
+            f"--{flag.replace('_', '-')}: does not go with --{kind}, which trains trials of RUN as RUN's search did. "
+            "Leave it out."
+            for flag in given
+            if flag not in allowed
+        ]
+    return errors
+
+
+def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
+    kind = _kind(options)
+    assert kind is not None
+    run = _absolute(f"--{kind}", str(getattr(options, kind)))
+    open_run(run)
+    config = _resolve_paths(parse_config(read_yaml(run / CONFIG), overrides))
+    if kind == "confirm":
+        retraining = plan_confirmation(run, options.top or 3, options.seeds or 5)
+    else:
+        retraining = plan_audit(run, options.trials or 20, config.search.seed)
+    return Plan(config, retraining.run, resume=False, retraining=retraining)
+
+
+def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:
+    """Print what the trainings reached and what to do next; gives the exit code."""
+    assert plan.retraining is not None
+    if outcome.interrupted:
+        console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))
+        return 130
+    failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
+    if failed:
+        reason = failed[-1].user_attrs.get("reason", "unknown")
+        console.print(Text(f"{len(failed)} training(s) failed; the last: {reason}\n{resume_command(plan)}", "bold red"))
+    console.print(summary_table(plan.retraining, outcome.trials))
+    source = shlex.quote(_shortest(plan.retraining.source))
+    console.print(Text(f"Results: {shlex.quote(_shortest(plan.run))}\nWhat they say:\n  python -m analysis {source}"))
+    return 0 if any(trial.state == TrialState.COMPLETE for trial in outcome.trials) else 1
 
 
 def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
@@ -212,6 +299,9 @@ def resume_command(plan: Plan | None) -> str:
     """How to go on with a search; what to say where it had not begun."""
     if plan is None or not (plan.run / CONFIG).is_file():
         return "The search had not begun; nothing was written."
+    if plan.retraining is not None:
+        kind, source = plan.retraining.kind, shlex.quote(_shortest(plan.retraining.source))
+        return f"Go on with:\n  python run_search.py --{kind} {source} {plan.retraining.amounts}"
     return f"Go on with:\n  python run_search.py --resume {shlex.quote(_shortest(plan.run))}"
 
 
@@ -258,6 +348,8 @@ def _load(options: argparse.Namespace, overrides: dict[str, Any]) -> SearchConfi
 def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
     run = _absolute("--resume", str(options.resume))
     open_run(run)
+    if run.name in KINDS and (run.parent / CONFIG).is_file():
+        raise SearchError(f"{run} was made by --{run.name}. Go on with: --{run.name} {run.parent}")
     values = read_yaml(run / CONFIG)
     saved = parse_config(values, {})
     kept = {"search.warm_start": saved.search.warm_start}  # the study holds what was taken over

@@ -61,8 +61,11 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def open_study(run: Path, config: SearchConfig) -> optuna.Study:
-    """The one study of a locked run directory, made where it is new. Mends what a SIGKILL leaves in the journal."""
+def open_study(run: Path, config: SearchConfig | None) -> optuna.Study:
+    """The one study of a locked run directory, made where it is new. Mends what a SIGKILL leaves in the journal.
+
+    The config itself is queued as trial 0 of an empty study; None: its trials are queued by others.
+    """
     journal = run / JOURNAL
     drop_torn_line(journal)
     journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # ours alone: we hold the directory's lock
@@ -72,8 +75,8 @@ def open_study(run: Path, config: SearchConfig) -> optuna.Study:
         study = optuna.load_study(study_name=names[0], storage=storage)
     else:
         study = optuna.create_study(study_name=run.name, storage=storage, direction="maximize")
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(config.search_space.default_params())  # trial 0: the config itself
+    if config is not None and not study.get_trials(deepcopy=False):
+        study.enqueue_trial(config.search_space.default_params())
     return study
 
 

@@ -18,7 +18,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.config import SearchConfig, why_unfit
+from training.checkpoint import read_meta
 from training.config import TrialConfig
+from training.loop import EpochResult
 from training.model import count_costs
 
 METRIC, TIME_ATTR = "val_accuracy", "epoch"
@@ -43,9 +45,9 @@ def is_infeasible(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get("stopped_by") == "infeasible"
 
 
-def trial_seed(search_seed: int, number: int) -> int:
-    """The seed of a trial, from the search's seed and the trial's number."""
-    return int(np.random.SeedSequence([search_seed, number]).generate_state(1)[0])
+def trial_seed(search_seed: int, number: int, kind: int = 0) -> int:
+    """The seed of a trial, from the search's seed, the trial's number and the kind of search (0; 1: a confirmation)."""
+    return int(np.random.SeedSequence([search_seed, number] + [kind] * (kind > 0)).generate_state(1)[0])
 
 
 @dataclass
@@ -62,6 +64,16 @@ class LiveTrial:
     @property
     def number(self) -> int:
         return self.trial.number
+
+    def go_on_from(self, checkpoint: Path | None) -> list[EpochResult]:
+        """Start from a checkpoint, if there is one, and report the epochs behind it that the study lacks."""
+        results: list[EpochResult] = read_meta(checkpoint)["results"] if checkpoint else []
+        for result in results:
+            if result.epoch not in self.reported:
+                self.trial.report(result.val_accuracy, result.epoch)
+                self.reported.add(result.epoch)
+        self.start_from = checkpoint
+        return results
 
 
 class StudySearcher(Searcher):
@@ -190,13 +202,15 @@ class StudySearcher(Searcher):
             self.num_infeasible += 1
             return reason
         config = self.space.apply(params)
-        seed = trial_seed(self.config.search.seed, trial.number)
-        config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        config = config.model_copy(update={"train": config.train.model_copy(update={"seed": self.seed_of(trial)})})
         size = config.data.image_size
         num_params, multiply_adds = count_costs(config.model, (3, size, size), self.num_classes)
         trial.set_user_attr("num_params", num_params)
         trial.set_user_attr("multiply_adds", multiply_adds)
         return LiveTrial(trial, config)
+
+    def seed_of(self, trial: Trial) -> int:
+        return trial_seed(self.config.search.seed, trial.number)
 
 
 def end_trial(study: optuna.Study, trial: Trial, stopped_by: str, reason: str | None = None) -> None:

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from search.config import SearchConfig, check_defaults, first_params
 from search.progress import Progress, trial_directory
+from search.retraining import Retraining, RetrainingSearcher, fixed_config
 from search.run_directory import (
     CONFIG,
     SearchError,
@@ -41,7 +42,6 @@ from search.sampler import build_sampler
 from search.searcher import InTime, LiveTrial, NumberedASHA, StudySearcher, end_trial
 from search.trainable import trainable
 from search.warm_start import warm_start
-from training.checkpoint import read_meta
 from training.data import TrainData, load_data
 from training.loop import EpochResult
 
@@ -72,8 +72,7 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, 
     if not resume:
         create_run(run)
     verb = "Going on with" if resume else "Searching in"
-    console.print(Text(f"{verb} {run}: {config.search.budget} on {config.data.dataset}"))
-    console.print(Text(f"Learning curves: tensorboard --logdir {run}", style="dim"))
+    announce(f"{verb} {run}: {config.search.budget} on {config.data.dataset}", run, console)
     with locked(run):
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)
@@ -83,18 +82,51 @@ def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, 
                 console.print(Text(line))
             study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes)
-            searcher.pending = list(unfinished_trials(searcher, run))
-            searcher.slots = slots
             searcher.ends_at = end_of_training(config, started)
-            interrupted = fit(searcher, data, run, resources, console)
-        if not interrupted:
-            settle(searcher)
-        trials = study.get_trials(deepcopy=False)
-        enough = searcher.is_enough(searcher.num_finished)
-        ended = enough or searcher.closed or searcher.infeasible_reason
-        running = any(trial.state == TrialState.RUNNING for trial in trials)
-        out_of_time = searcher.closed and not enough
-        return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason, out_of_time)
+            return run_trials(searcher, data, run, resources, slots, console)
+
+
+def run_retraining(config: SearchConfig, retraining: Retraining, console: Console) -> Outcome:
+    """Train what is missing of a fixed list of trials; `config` is that of the search that they come from.
+
+    Raises as run_search does.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    data = load_data(config.data)
+    num_classes, run = len(data.train.class_names), retraining.run
+    run.mkdir(exist_ok=True)
+    with locked(run):
+        study = open_study(run, None)
+        config = fixed_config(config, retraining.queue(study))
+        write_atomically(run / CONFIG, config.to_yaml())
+        record_environment(run, sys.argv)
+        announce(f"Training in {run}: {config.search.budget} on {config.data.dataset}", run, console)
+        with workers(config, data) as (resources, slots):
+            study.sampler = build_sampler(config, num_classes, 0)
+            searcher = RetrainingSearcher(study, config, num_classes, retraining)
+            return run_trials(searcher, data, run, resources, slots, console)
+
+
+def announce(what: str, run: Path, console: Console) -> None:
+    console.print(Text(what))
+    console.print(Text(f"Learning curves: tensorboard --logdir {run}", style="dim"))
+
+
+def run_trials(
+    searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], slots: int, console: Console
+) -> Outcome:
+    """Train a searcher's trials, those that an earlier command left unfinished first, and settle the study."""
+    searcher.pending = list(unfinished_trials(searcher, run))
+    searcher.slots = slots
+    interrupted = fit(searcher, data, run, resources, console)
+    if not interrupted:
+        settle(searcher)
+    trials = searcher.study.get_trials(deepcopy=False)
+    enough = searcher.is_enough(searcher.num_finished)
+    ended = enough or searcher.closed or searcher.infeasible_reason
+    running = any(trial.state == TrialState.RUNNING for trial in trials)
+    out_of_time = searcher.closed and not enough
+    return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason, out_of_time)
 
 
 def queue_first(study: optuna.Study, config: SearchConfig, num_classes: int) -> list[str]:
@@ -156,13 +188,8 @@ def unfinished_trials(searcher: StudySearcher, run: Path) -> Iterator[LiveTrial]
         live = searcher.prepare(Trial(study, frozen._trial_id))
         if not isinstance(live, LiveTrial):
             continue  # infeasible, and told so
-        live.reported = set(frozen.intermediate_values)
-        live.start_from = find_checkpoint(run, live.number)
-        results = read_meta(live.start_from)["results"] if live.start_from else []
-        for result in results:
-            if result.epoch not in live.reported:
-                live.trial.report(result.val_accuracy, result.epoch)
-                live.reported.add(result.epoch)
+        live.reported |= set(frozen.intermediate_values)
+        results = live.go_on_from(find_checkpoint(run, live.number) or live.start_from)
         if not tell_ending(study, live, frozen, results[-1] if results else None):
             yield live
         else:

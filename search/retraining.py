@@ -1,0 +1,168 @@
+"""`--confirm` and `--audit`: searches with a fixed list of trials of an earlier one, without sampler and scheduler.
+
+They live in RUN/confirm and RUN/audit; each trial there has its own number and the user attribute `source_number`.
+Asked for again, they train what is missing.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.table import Table
+from rich.text import Text
+
+from search.config import SamplerConfig, SchedulerConfig, SearchConfig
+from search.earlier import read_trials
+from search.progress import describe_params, rank_trials
+from search.run_directory import JOURNAL, SearchError, find_checkpoint
+from search.searcher import LiveTrial, StudySearcher, trial_seed
+
+Kind = Literal["confirm", "audit"]
+KINDS: tuple[Kind, ...] = ("confirm", "audit")
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Which trials of a search are to be trained again, and how many times each."""
+
+    kind: Kind
+    source: Path  # the run directory of the search
+    wanted: dict[int, int]  # trial number there -> trainings, those that are there already included
+    trials: dict[int, FrozenTrial]  # of the search, by number
+
+    @property
+    def run(self) -> Path:
+        return self.source / self.kind
+
+    @property
+    def amounts(self) -> str:
+        """The flags that ask for as many trainings."""
+        if self.kind == "audit":
+            return f"--trials {len(self.wanted)}"
+        return f"--top {max(1, len(self.wanted) - 1)} --seeds {max(self.wanted.values())}"
+
+    def queue(self, study: optuna.Study) -> int:
+        """Queue what the study lacks, one training of each trial after the other; gives the trials it then has."""
+        has = Counter(source_number(trial) for trial in study.get_trials(deepcopy=False) if is_of_use(trial))
+        for repetition in range(max(self.wanted.values())):
+            for number, times in self.wanted.items():
+                if has[number] <= repetition < times:
+                    study.enqueue_trial(self.trials[number].params, user_attrs={"source_number": number})
+        return len(study.get_trials(deepcopy=False))
+
+
+class RetrainingSearcher(StudySearcher):
+    """Hands out the queued trials: for a confirmation with fresh seeds, for an audit from where ASHA stopped them."""
+
+    def __init__(self, study: optuna.Study, config: SearchConfig, num_classes: int, retraining: Retraining) -> None:
+        super().__init__(study, config, num_classes)
+        self.retraining = retraining
+
+    def seed_of(self, trial: Trial) -> int:
+        if self.retraining.kind == "audit":
+            return trial_seed(self.config.search.seed, source_number(trial))
+        return trial_seed(self.config.search.seed, trial.number, kind=1)
+
+    def prepare(self, trial: Trial) -> LiveTrial | str:
+        live = super().prepare(trial)
+        if isinstance(live, LiveTrial) and self.retraining.kind == "audit":
+            live.reported |= set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+            live.go_on_from(find_checkpoint(self.retraining.source, source_number(trial)))
+        return live
+
+
+def source_number(trial: Trial | FrozenTrial) -> int:
+    return int(trial.user_attrs["source_number"])
+
+
+def is_of_use(trial: FrozenTrial) -> bool:
+    """Whether a training has ended well or may still do so."""
+    return trial.state != TrialState.FAIL
+
+
+def fixed_config(config: SearchConfig, num_trials: int) -> SearchConfig:
+    """The config of a search for a fixed list of trials of its own."""
+    search = {"num_samples": num_trials, "time_budget": None, "first": (), "warm_start": ()}
+    return config.model_copy(
+        update={
+            "search": config.search.model_copy(update=search),
+            "sampler": SamplerConfig(name="random"),
+            "scheduler": SchedulerConfig(name="none"),
+        }
+    )
+
+
+def plan_confirmation(run: Path, top: int, seeds: int) -> Retraining:
+    """The `top` best COMPLETE configurations and trial 0, `seeds` times each. Raises SearchError."""
+    trials = own_trials(run)
+    complete = [trial for trial in rank_trials(list(trials.values())) if trial.state == TrialState.COMPLETE]
+    chosen: list[FrozenTrial] = []
+    for trial in complete:
+        if trial.number != 0 and all(trial.params != other.params for other in [trials[0], *chosen]):
+            chosen.append(trial)
+    if not complete:
+        raise SearchError(
+            f"{run}: no trial is COMPLETE, so there is no winner to confirm. Search further: --resume {run}"
+        )
+    numbers = [*(trial.number for trial in chosen[:top]), 0]
+    return Retraining("confirm", run, dict.fromkeys(numbers, seeds), trials)
+
+
+def plan_audit(run: Path, num_trials: int, seed: int) -> Retraining:
+    """Trials that ASHA had stopped, drawn at random; those of an earlier audit stay. Raises SearchError."""
+    trials = own_trials(run)
+    stopped = [
+        number
+        for number, trial in trials.items()
+        if trial.user_attrs.get("stopped_by") == "asha" and find_checkpoint(run, number) is not None
+    ]
+    if not stopped:
+        raise SearchError(f"{run}: no trial was stopped by ASHA and has a checkpoint, so there is nothing to audit.")
+    journal = run / "audit" / JOURNAL
+    audited = [source_number(trial) for trial in read_trials(journal.parent)] if journal.is_file() else []
+    chosen = [number for number in dict.fromkeys(audited) if number in stopped]
+    others = np.random.default_rng(seed).permutation([number for number in stopped if number not in chosen])
+    chosen += [int(number) for number in others[: max(0, num_trials - len(chosen))]]
+    return Retraining("audit", run, dict.fromkeys(chosen, 1), trials)
+
+
+def own_trials(run: Path) -> dict[int, FrozenTrial]:
+    """The begun trials of a search by number, those taken over from others left out. Raises SearchError."""
+    trials = {trial.number: trial for trial in read_trials(run) if "source" not in trial.user_attrs}
+    if 0 not in trials:
+        raise SearchError(f"{run}: its search has not begun. Go on with it first: --resume {run}")
+    return trials
+
+
+def summary_table(retraining: Retraining, trials: list[FrozenTrial]) -> Table:
+    """What the trainings of each trial reached, the search's order kept."""
+    table = Table("trial of the search", "val accuracy there", "trainings", "val accuracy at the last epoch")
+    table.add_column("configuration, where it differs from the defaults", overflow="fold")
+    defaults = retraining.trials[0].params
+    for number in retraining.wanted:
+        source = retraining.trials[number]
+        values = [
+            trial.value
+            for trial in trials
+            if source_number(trial) == number and trial.state == TrialState.COMPLETE and trial.value is not None
+        ]
+        differing = {path: value for path, value in source.params.items() if defaults.get(path) != value}
+        table.add_row(
+            str(number),
+            f"{source.value:.4f} at epoch {max(source.intermediate_values)}",
+            str(len(values)),
+            _spread(values),
+            Text("the defaults" if number == 0 else describe_params(differing)),
+        )
+    return table
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.4f}" if values else "-"
+    return f"{fmean(values):.4f} on average, {min(values):.4f} to {max(values):.4f}"
