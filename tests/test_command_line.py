@@ -11,11 +11,14 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from expected_cost import expected_and_found, read_dry_run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training import TrialConfig, load_data, new_state, train
 
 PROJECT = Path(__file__).parents[1]
 RUN_SEARCH = [sys.executable, str(PROJECT / "run_search.py")]
@@ -163,6 +166,33 @@ def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_fi
     assert sum("source" in trial.user_attrs for trial in trials_of(new)) == len(taken)
 
 
+def test_the_winner_is_confirmed_and_what_was_stopped_is_audited(finished: tuple[Path, str]) -> None:
+    """Both train exactly what training by hand with the same config and seed does."""
+    place, _ = finished
+    directory = place / "runs" / "run"
+    refused = run("--confirm", "runs/run", "--top", "0", "--num-samples", "3", cwd=place, check=2).stderr
+    assert "--top: must be at least 1, got 0" in refused and "--num-samples: does not go with --confirm" in refused
+    output = run("--confirm", "runs/run", "--top", "1", "--seeds", "2", cwd=place).stdout
+    assert "on average" in output and "python -m analysis runs/run" in output
+    check_record(directory / "confirm", num_samples=4, epochs=3)
+    output = run("--audit", "runs/run", "--trials", "1", cwd=place).stdout
+    assert "python -m analysis runs/run" in output
+    check_record(directory / "audit", num_samples=1, epochs=3)
+    (audited,) = trials_of(directory / "audit")
+    source = trials_of(directory)[audited.user_attrs["source_number"]]
+    assert source.user_attrs["stopped_by"] == "asha" and source.params == audited.params
+    assert source.intermediate_values.items() <= audited.intermediate_values.items()
+    torch.set_num_threads(1)
+    for retrained in (trials_of(directory / "confirm")[0], audited):
+        where = directory / ("audit" if retrained is audited else "confirm")
+        config = TrialConfig.model_validate(metas(where, retrained.number)[-1]["config"])
+        data = load_data(config.data)
+        curve = {result.epoch: result.val_accuracy for result in train(new_state(config, data), data)}
+        assert curve == retrained.intermediate_values
+    refused = run("--resume", "runs/run/confirm", cwd=place, check=2).stderr
+    assert "was made by --confirm. Go on with: --confirm" in refused
+
+
 def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_path: Path) -> None:
     # A layer this wide needs more memory for one batch than any machine has.
     wide = ["--set", "model.width=4000000", "--set", "search.max_multiply_adds=null"]
@@ -228,6 +258,9 @@ def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path:
         (["--warm-start", "x" * 300], "search.warm_start: "),
         (["--warm-start"], "expected at least one argument"),
         (["--set", "search.warm_start=3"], "search.warm_start: should be a valid tuple, got 3"),
+        (["--top", "2"], "--top: goes with --confirm RUN only, got 2 without it. Add --confirm RUN."),
+        (["--trials", "2"], "--trials: goes with --audit RUN only"),
+        (["--confirm", "nowhere"], "holds no search"),
         (["--sampler", "grid"], "sampler.name: should be 'gp', 'tpe' or 'random', got 'grid'"),
     ],
 )
@@ -243,7 +276,7 @@ def test_bad_input_is_answered_without_a_traceback(
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     monkeypatch.chdir(tmp_path)
-    base = [] if {"--config", "--dataset", "--resume"} & set(arguments) else ["--dataset", "digits"]
+    base = [] if {"--config", "--dataset", "--resume", "--confirm"} & set(arguments) else ["--dataset", "digits"]
     try:
         code = run_search.main([*base, *arguments])
     except SystemExit as stop:  # argparse
