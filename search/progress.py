@@ -16,14 +16,23 @@ from rich.table import Table
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from search.searcher import METRIC, TIME_ATTR, StudySearcher, counts_towards_num_samples
+from search.hparams import (
+    OBJECTIVE_CURVE,
+    add_summary,
+    experiment,
+    hparam_columns,
+    hparam_values,
+    session_end,
+    session_start,
+)
+from search.searcher import METRIC, TIME_ATTR, LiveTrial, StudySearcher, counts_towards_num_samples
 from training.checkpoint import read_meta
 
 CURVES = {
     "loss/train": "train_loss",
     "loss/val": "val_loss",
     "accuracy/train": "train_accuracy",
-    "accuracy/val": "val_accuracy",
+    OBJECTIVE_CURVE: "val_accuracy",
     "learning_rate": "learning_rate",
     "epoch_seconds": "epoch_seconds",
 }
@@ -65,6 +74,7 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
         self.latest: dict[str, tuple[int, float]] = {}  # Ray's id of a live trial: (epoch, val_accuracy)
         self.best: tuple[float, int, dict[str, Any]] | None = None  # of COMPLETE trials
         self.writers: dict[str, SummaryWriter] = {}
+        self.columns = hparam_columns(searcher.space)
         for trial in searcher.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial)
@@ -87,13 +97,15 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.searcher.on_trial_start(trial.trial_id)
+        if trial.trial_id not in self.writers:  # else its worker died, and it starts again
+            self._open_writer(trial, self.searcher.live[trial.trial_id])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         epoch = int(result[TIME_ATTR])
         if self.latest.get(trial.trial_id, (0, 0.0))[0] < epoch:
             self.num_epochs += 1
             self.latest[trial.trial_id] = epoch, float(result[METRIC])
-            self._write_curves(trial, epoch, result)
+            self._add_scalars(trial, epoch, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._end(trial)
@@ -111,10 +123,13 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
 
     def _end(self, trial: Any) -> None:
         epoch, _ = self.latest.pop(trial.trial_id, (0, 0.0))
-        if trial.trial_id in self.writers:
-            self.writers.pop(trial.trial_id).close()
         number = trial.config["number"]
         frozen = self.searcher.study.get_trials(deepcopy=False)[number]
+        if trial.trial_id in self.writers:
+            writer = self.writers.pop(trial.trial_id)
+            if frozen.state.is_finished():
+                add_summary(writer, session_end(frozen))
+            writer.close()
         if not frozen.state.is_finished():
             return  # interrupted
         self._count(frozen)
@@ -185,14 +200,14 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
             table.add_row(str(live.number), progress, accuracy, Text(describe_params(live.trial.params), no_wrap=True))
         return table
 
-    def _write_curves(self, trial: Any, epoch: int, result: Mapping[str, Any]) -> None:
-        if trial.trial_id not in self.writers:
-            directory = self.run / trial_directory(trial)
-            self.writers[trial.trial_id] = SummaryWriter(str(directory), flush_secs=5)
-            start_from = self.searcher.live[trial.trial_id].start_from if trial.trial_id in self.searcher.live else None
-            for earlier in read_meta(start_from)["results"] if start_from else []:  # before the search was resumed
-                self._add_scalars(trial, earlier.epoch, asdict(earlier))
-        self._add_scalars(trial, epoch, result)
+    def _open_writer(self, trial: Any, live: LiveTrial) -> None:
+        writer = self.writers[trial.trial_id] = SummaryWriter(str(self.run / trial_directory(trial)), flush_secs=5)
+        add_summary(writer, experiment(self.columns))
+        add_summary(writer, session_start(self.columns, hparam_values(self.searcher.space, live.trial.params)))
+        results = read_meta(live.start_from)["results"] if live.start_from else []  # before the search was resumed
+        for result in results:
+            self._add_scalars(trial, result.epoch, asdict(result))
+        writer.flush()
 
     def _add_scalars(self, trial: Any, epoch: int, result: Mapping[str, Any]) -> None:
         for tag, key in CURVES.items():
