@@ -6,16 +6,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from analysis.metrics import classification_metrics
-from analysis.predictions import EVALUATION_BATCH, Predictions, opener, predict_test, read_openings
+from analysis.predictions import EVALUATION_BATCH, OpenTest, Predictions, opener, predict_test, read_openings
 from analysis.results import AnalysisError, SearchResults
 from training import load_data, load_model
 from training.checkpoint import CheckpointError, read_meta
-from training.config import DataConfig
-from training.data import DataError, ImageSet, TrainData, batch_loader
+from training.config import DataConfig, TrialConfig
+from training.data import DataError, TrainData, augmentation, batch_loader
 from training.evaluate import evaluate
+from training.loop import seeded
+
+BATCH_SHOWN = 16  # images
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,17 @@ class EvaluatedTrial:
 
 
 @dataclass(frozen=True)
+class TrainingBatch:
+    """The first images of a network's first batch, augmented as in its training."""
+
+    number: int  # of the trial
+    images: NDArray[np.uint8]  # (N, H, W, C)
+    labels: NDArray[np.int64]  # (N,)
+    class_names: tuple[str, ...]
+    config: DataConfig
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Winner and defaults; None where there is no checkpoint. If trial 0 won, both are the same."""
 
@@ -65,6 +81,8 @@ class Evaluation:
     openings: list[dict[str, Any]]  # of the test split, in this run directory, ever
     device: str
     problems: list[str] = field(default_factory=list)
+    training_batch: TrainingBatch | None = None  # of the winner
+    n_val: int | None = None  # images of the val split; None where they could not be had
 
     def metrics(self) -> dict[str, Any]:
         """The content of test_metrics.json."""
@@ -77,12 +95,17 @@ class Evaluation:
         }
 
 
-def evaluate_search(results: SearchResults, data_dir: str | None = None, device: str | None = None) -> Evaluation:
-    """Evaluate the best trial and trial 0, on a GPU if there is one. Raises AnalysisError for an impossible device."""
+def evaluate_search(
+    results: SearchResults, data_dir: str | None = None, device: str | None = None, open_test: OpenTest | None = None
+) -> Evaluation:
+    """Evaluate the best trial and trial 0, on a GPU if there is one. Raises AnalysisError for an impossible device.
+
+    `open_test` is an opener of RUN/report that others of the same analysis use too.
+    """
     place = pick_device(device)
     report = report_directory(results.run)
     problems: list[str] = []
-    open_val, open_test = lru_cache(2)(load_data), opener(report)
+    open_val, open_test = lru_cache(2)(load_data), open_test or opener(report)
 
     def evaluated(number: int, provisional: bool) -> EvaluatedTrial | None:
         checkpoint = results.checkpoint_of(number)
@@ -106,11 +129,16 @@ def evaluate_search(results: SearchResults, data_dir: str | None = None, device:
 
     best = results.best_trial
     winner = None if best is None else evaluated(best.number, best.provisional)
+    batch = n_val = None
+    if winner is not None and winner.val_accuracy_now is not None:
+        config = read_meta(winner.checkpoint)["config"]
+        loaded = open_val(relocated(plain(config.data), data_dir))
+        batch, n_val = training_batch(winner.number, config, loaded), len(loaded.val.labels)
     if best is not None and best.number == 0:
         defaults = winner
     else:
         defaults = evaluated(0, provisional=False) if 0 in results.params else None
-    return Evaluation(winner, defaults, read_openings(report), str(place), list(dict.fromkeys(problems)))
+    return Evaluation(winner, defaults, read_openings(report), str(place), list(dict.fromkeys(problems)), batch, n_val)
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -170,11 +198,23 @@ def val_accuracy(
         return None
 
 
+def training_batch(number: int, config: TrialConfig, data: TrainData, count: int = BATCH_SHOWN) -> TrainingBatch:
+    """The first `count` images that training on the CPU begins with; a GPU draws other shifts for the same images."""
+    # As training.loop does it: equal seeds give equal images.
+    with seeded(config.train.seed, 1, torch.device("cpu")) as seed:
+        order = torch.Generator().manual_seed(seed)
+        images, labels = next(iter(batch_loader(data.train, config.train.batch_size, generator=order)))
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        augmented = augmentation(config.data, data.mean)(images, generator)[:count]
+    pixels = augmented.permute(0, 2, 3, 1).contiguous().numpy()
+    return TrainingBatch(number, pixels, labels[:count].numpy(), data.train.class_names, config.data)
+
+
 def tested(
     checkpoint: Path,
     meta: dict[str, Any],
     data: DataConfig,
-    open_test: Callable[[DataConfig, str], ImageSet],
+    open_test: OpenTest,
     device: torch.device,
     report: Path,
     problems: list[str],

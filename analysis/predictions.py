@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.metrics import choose_samples
+from analysis.metrics import random_sample, surest_mistakes
 from training import load_model, load_test
 from training.config import DataConfig
 from training.data import DataError, ImageSet, batch_loader
@@ -25,6 +25,8 @@ from training.evaluate import predict
 EVALUATION_BATCH = 256  # images
 OPENINGS = "test_openings.json"
 
+OpenTest = Callable[[DataConfig, str], ImageSet]  # (data, hash of the weights that ask) -> the test split
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -32,15 +34,17 @@ class Predictions:
 
     logits: NDArray[np.float32]  # (N, num_classes)
     labels: NDArray[np.int64]  # (N,)
-    sample_indices: NDArray[np.int64]  # (S,)
+    sample_indices: NDArray[np.int64]  # (S,), drawn at random, mistakes first
     sample_images: NDArray[np.uint8]  # (S, H, W, C)
+    mistake_indices: NDArray[np.int64]  # (M,), the most confident mistakes
+    mistake_images: NDArray[np.uint8]  # (M, H, W, C)
 
 
 def predict_test(
     checkpoint: Path,
     meta: dict[str, Any],
     data: DataConfig,
-    open_test: Callable[[DataConfig, str], ImageSet],
+    open_test: OpenTest,
     device: torch.device,
     report: Path,
 ) -> Predictions:
@@ -54,8 +58,8 @@ def predict_test(
     if test.class_names != meta["class_names"] or test.image_shape != meta["image_shape"]:
         raise DataError("The test split has other classes or another image size than the network was trained on.")
     logits = predict(load_model(checkpoint, device), batch_loader(test, EVALUATION_BATCH, device))[0].numpy()
-    indices = choose_samples(logits, test.labels)
-    made = Predictions(logits, test.labels, indices, test.images[indices])
+    drawn, mistakes = random_sample(logits, test.labels), surest_mistakes(logits, test.labels)
+    made = Predictions(logits, test.labels, drawn, test.images[drawn], mistakes, test.images[mistakes])
     np.savez_compressed(kept, **vars(made))
     return made
 
@@ -70,7 +74,7 @@ def read_predictions(path: Path, num_classes: int) -> Predictions | None:
     return found if found.logits.shape == (len(found.labels), num_classes) else None
 
 
-def opener(report: Path) -> Callable[[DataConfig, str], ImageSet]:
+def opener(report: Path) -> OpenTest:
     """A function that loads the test split, once for the same images, and writes every opening down
     before anything is predicted."""
 

@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from analysis import AnalysisError, load_search
 from analysis import predictions as predictions_module
 from analysis.evaluation import evaluate_search
-from analysis.metrics import choose_samples, classification_metrics, paired_gain, wilson_interval
+from analysis.metrics import classification_metrics, paired_gain, wilson_interval
 from training import load_model, load_test
 from training.data import DataError
 
@@ -134,19 +134,3 @@ def test_paired_gain_counts_only_where_they_differ():
     half = 1.959964 * math.sqrt(10 / 100 - 0.1**2) / math.sqrt(100)
     assert (gain, low, high) == pytest.approx((0.1, 0.1 - half, 0.1 + half))
     assert paired_gain(ours, ours) == (0, 0, 0)
-
-
-@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 10**6))
-def test_samples_are_distinct_and_show_the_surest_mistakes(n, mistakes, seed):
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(size=(n, 3)).astype(np.float32)
-    labels = logits.argmax(1)
-    labels[:mistakes] = (labels[:mistakes] + 1) % 3
-    chosen = choose_samples(logits, labels, count=12)
-    assert len(set(chosen.tolist())) == len(chosen) <= 12
-    wrong = np.flatnonzero(logits.argmax(1) != labels)
-    shown = [index for index in chosen if index in wrong]
-    assert len(shown) == min(6, len(wrong))
-    certainty = torch.from_numpy(logits).softmax(1).max(1).values.numpy()
-    if shown:
-        assert certainty[shown].min() >= max(certainty[[i for i in wrong if i not in shown]], default=0) - 1e-6
