@@ -49,6 +49,7 @@ def trials_table(
     """One row for each trial, by number; a column for each path of the space, NaN or None where it was inactive.
 
     val_accuracy is that of the last epoch trained, `seconds` the sum of its epochs' (NaN where no curve is left).
+    Trials that repeat or continue those of a search have its number for them in a column `source_number`.
     """
     zone = journal_zone(trials, curves)
     paths = parameter_columns(trials, space)
@@ -56,6 +57,9 @@ def trials_table(
     table = typed_table(rows, TRIAL_DTYPES)
     if sources:
         table["source"] = pd.Series([trial.user_attrs.get("source") for trial in trials], dtype="object")
+    if any("source_number" in trial.user_attrs for trial in trials):
+        numbers = [trial.user_attrs.get("source_number") for trial in trials]
+        table["source_number"] = pd.Series(numbers, dtype="Int64")
     for path in paths:
         table[path] = _parameter_column([trial.params.get(path) for trial in trials])
     return table
