@@ -6,6 +6,9 @@ template.
 
 import json
 import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import text
-from analysis.evaluation import Evaluation, report_directory
+from analysis.audit import Audit, audit_json, audit_pictures, audit_rows, audit_sentences, load_audit
+from analysis.checks import checks
+from analysis.confirmation import (
+    Confirmation,
+    confirmation_json,
+    confirmation_pictures,
+    confirmation_rows,
+    confirmation_sentences,
+    evaluate_confirmation,
+    load_confirmation,
+)
+from analysis.evaluation import Evaluation, evaluate_search, pick_device, report_directory
+from analysis.event_files import write_evaluation
 from analysis.network_figures import layer_table, network_pictures
-from analysis.prediction_figures import per_class_sentence, prediction_pictures
+from analysis.prediction_figures import prediction_pictures, training_batch_picture
+from analysis.predictions import opener
 from analysis.results import AnalysisError, SearchResults
 from analysis.search_figures import search_pictures
+from analysis.space_figures import space_pictures
 from analysis.style import Picture, save_png, to_svg
 from analysis.tables import TRIAL_DTYPES
 from analysis.verdict import verdict
@@ -28,22 +45,58 @@ LEADERBOARD = 10
 INDEX = "index.html"
 
 
-def write_report(results: SearchResults, evaluation: Evaluation) -> Path:
-    """Write RUN/report/ and return the path of its index.html. Raises AnalysisError where it cannot be written."""
+@dataclass(frozen=True)
+class Analysis:
+    """All that the report is about; confirmation and audit are None where they have not been run."""
+
+    results: SearchResults
+    evaluation: Evaluation
+    confirmation: Confirmation | None
+    audit: Audit | None
+
+    @property
+    def warnings(self) -> list[str]:
+        confirmed = [] if self.confirmation is None else self.confirmation.problems
+        return list(dict.fromkeys([*self.results.warnings, *self.evaluation.problems, *confirmed]))
+
+
+def analyse(results: SearchResults, data_dir: str | None = None, device: str | None = None) -> Analysis:
+    """Evaluate the winner, the defaults and what was trained again. Raises AnalysisError for an impossible device."""
     report = report_directory(results.run)
+    open_test = opener(report)
+    confirmation = load_confirmation(results)
+    if confirmation is not None:
+        confirmation = evaluate_confirmation(confirmation, open_test, pick_device(device), report, data_dir)
+    evaluation = evaluate_search(results, data_dir, device, open_test)
+    return Analysis(results, evaluation, confirmation, load_audit(results))
+
+
+def write_report(analysis: Analysis) -> Path:
+    """Write RUN/report/ and return the path of its index.html. Raises AnalysisError where it cannot be written."""
+    report = report_directory(analysis.results.run)
     try:
-        results.trials.to_csv(report / "trials.csv", index=False)
-        results.epochs.to_csv(report / "epochs.csv", index=False)
-        metrics = json.dumps(jsonable(evaluation.metrics()), indent=1, ensure_ascii=False, allow_nan=False)
+        analysis.results.trials.to_csv(report / "trials.csv", index=False)
+        analysis.results.epochs.to_csv(report / "epochs.csv", index=False)
+        metrics = json.dumps(jsonable(metrics_of(analysis)), indent=1, ensure_ascii=False, allow_nan=False)
         (report / "test_metrics.json").write_text(metrics, encoding="utf-8")
-        (report / INDEX).write_text(render(results, evaluation, report), encoding="utf-8")
+        (report / INDEX).write_text(render(analysis, report), encoding="utf-8")
     except OSError as error:
         raise AnalysisError(f"{report} cannot be written ({error}). Free space, or copy the run directory.") from error
     return report / INDEX
 
 
-def render(results: SearchResults, evaluation: Evaluation, report: Path) -> str:
-    """The page. Figures are written into `report` as PNG files on the way."""
+def metrics_of(analysis: Analysis) -> dict[str, Any]:
+    """The content of test_metrics.json."""
+    metrics = analysis.evaluation.metrics()
+    if analysis.confirmation is not None:
+        metrics["confirmation"] = confirmation_json(analysis.confirmation, analysis.results)
+    if analysis.audit is not None:
+        metrics["audit"] = audit_json(analysis.audit)
+    return metrics
+
+
+def render(analysis: Analysis, report: Path) -> str:
+    """The page. Figures are written into `report` as PNG files, and those of the test split for TensorBoard."""
     environment = Environment(
         loader=PackageLoader("analysis"),
         autoescape=True,
@@ -52,32 +105,71 @@ def render(results: SearchResults, evaluation: Evaluation, report: Path) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=text.percent, compact=text.compact, duration=text.duration)
-    winner = evaluation.winner
+    results, evaluation = analysis.results, analysis.evaluation
+    winner, run = evaluation.winner, results.run
+    test = [] if winner is None else prediction_pictures(winner)
+    if winner is not None and winner.predictions is not None:
+        write_evaluation(test, scalars_of(winner.metrics()), run)
     return environment.get_template("report.html.j2").render(
-        name=results.run.resolve().name,
+        name=run.resolve().name,
         notice=results.notice,
-        warnings=[*results.warnings, *evaluation.problems],
+        warnings=analysis.warnings,
         verdict=verdict(results, evaluation),
+        checks=checks(results, evaluation.n_val, analysis.audit is not None, analysis.confirmation is not None),
+        confirmation=confirmation_part(analysis, report),
+        audit=audit_part(analysis.audit, report),
         search=drawn(search_pictures(results), report),
-        network=winner and drawn(network_pictures(winner), report),
-        layers=winner and layers_of(winner.checkpoint),
-        test=winner and drawn(prediction_pictures(winner), report),
-        per_class=winner and winner.predictions and per_class_sentence(winner.metrics()),
+        space=drawn(space_pictures(results), report),
+        network=drawn(network_pictures(winner), report) if winner else [],
+        batch=drawn(filter(None, [training_batch_picture(evaluation)]), report),
+        layers=layers_of(winner.checkpoint) if winner else [],
+        test=drawn(test, report),
         leaderboard=leaderboard(results),
         openings=evaluation.openings,
         entries=[environment_rows(entry) for entry in results.environment],
-        run=str(results.run),
+        run=shlex.quote(str(run)),
     )
 
 
-def drawn(pictures: list[Picture], report: Path) -> list[dict[str, Any]]:
+def drawn(pictures: Iterable[Picture], report: Path) -> list[dict[str, Any]]:
     """Figures for the template: inline SVG, also written as PNG. Their text is all paths: nothing hostile gets in."""
-    for picture in pictures:
-        save_png(picture.figure, report / f"{picture.name}.png")
-    return [
-        {"title": each.title, "svg": Markup(to_svg(each.figure, each.name)), "sentence": each.sentence}
-        for each in pictures
-    ]
+    shown = []
+    for each in pictures:
+        save_png(each.figure, report / f"{each.name}.png")
+        shown.append({"title": each.title, "svg": Markup(to_svg(each.figure, each.name)), "sentence": each.sentence})
+    return shown
+
+
+def scalars_of(metrics: dict[str, Any]) -> dict[str, float]:
+    """The single numbers of a trial's metrics, for TensorBoard."""
+    return {
+        f"test/{name}": value
+        for name, value in metrics.items()
+        if name not in ("number", "epoch", "provisional") and isinstance(value, int | float)
+    }
+
+
+def confirmation_part(analysis: Analysis, report: Path) -> dict[str, Any] | None:
+    """What the winner is worth by trainings with fresh seeds; None where there are none."""
+    confirmation, results = analysis.confirmation, analysis.results
+    if confirmation is None:
+        return None
+    return {
+        "rows": confirmation_rows(confirmation, results),
+        "sentences": confirmation_sentences(confirmation, results),
+        "pictures": drawn(confirmation_pictures(confirmation, results), report),
+    }
+
+
+def audit_part(audit: Audit | None, report: Path) -> dict[str, Any] | None:
+    """Whether early stopping was right, by trials that went on; None where none did."""
+    if audit is None:
+        return None
+    return {
+        "rows": audit_rows(audit),
+        "sentences": audit_sentences(audit),
+        "pictures": drawn(audit_pictures(audit), report),
+    }
 
 
 def layers_of(checkpoint: Path) -> list[dict[str, Any]]:
@@ -91,7 +183,7 @@ def leaderboard(results: SearchResults) -> dict[str, Any]:
     trials = results.trials
     ranked = trials[trials["val_accuracy"].notna()].assign(is_complete=lambda t: t["state"] == "COMPLETE")
     ranked = ranked.sort_values(["is_complete", "epochs", "val_accuracy"], ascending=False).head(LEADERBOARD)
-    paths = [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source")]
+    paths = [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source", "source_number")]
     rows = [
         {
             "number": int(row["number"]),
@@ -118,9 +210,11 @@ def environment_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def jsonable(value: Any) -> Any:
-    """The same with NaN and infinities as None."""
+    """The same with NaN and infinities as None, and numpy's numbers as Python's."""
     if isinstance(value, dict):
         return {key: jsonable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(part) for part in value]
+    if hasattr(value, "item"):
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,6 @@
 """What the numbers say of the winner, in sentences, and the headline of the report. Pure functions of results."""
 
+from pathlib import Path
 from typing import Any
 
 from analysis.evaluation import EvaluatedTrial, Evaluation
@@ -22,11 +23,17 @@ def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
         "gain": gain(evaluation),
         "checks": [reproduction(t, evaluation.device) for t in distinct(evaluation)],
         "cost": cost(results),
-        "dataset": results.config.data.dataset,
+        "dataset": dataset_name(results.config.data.dataset),
         "device": evaluation.device,
         "params": rows,
         "epochs": config and config.train.epochs,
     }
+
+
+def dataset_name(dataset: str) -> str:
+    """The name of a data set; of folder:PATH the last part of the path."""
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}{colon}{Path(path).name}" if colon else kind
 
 
 def distinct(evaluation: Evaluation) -> list[EvaluatedTrial]:
