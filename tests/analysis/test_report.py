@@ -1,5 +1,6 @@
 """The report and the command line, over every state that a run can be in."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -7,12 +8,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
 from analysis import load_search
 from analysis.__main__ import main
+from analysis.evaluation import EvaluatedTrial, Evaluation, TrainingBatch
+from analysis.predictions import Predictions
+from analysis.report import Analysis, write_report
 
 SCRIPT = "<script>alert(1)</script>"
 ROOT = Path(__file__).parents[2]
@@ -168,6 +173,68 @@ def test_a_diverged_trial_does_not_break_the_json(search_run, trained, capsys):
     search_run.edit_meta(place, lambda meta: meta["results"][0].update(train_loss=None, val_loss=None, diverged=True))
     page, _ = report_of(search_run, capsys)
     assert "1 diverged" in page.text
+
+
+def test_a_thousand_trials_and_a_hundred_classes_make_a_page_under_5_mb(search_run, trained, tmp_path):
+    draw = np.random.default_rng(0)
+    results = load_search(search_run.path)
+    epochs_of = draw.choice([1, 3, 9], 1000, p=[0.7, 0.2, 0.1])
+    start = pd.Timestamp("2030-01-01", tz="UTC")
+    ends = start + pd.to_timedelta(np.cumsum(10.0 * epochs_of), unit="s")
+    trials = pd.DataFrame(
+        {
+            "number": range(1000),
+            "state": np.where(epochs_of == 9, "COMPLETE", "PRUNED"),
+            "stopped_by": np.where(epochs_of == 9, None, "asha"),
+            "reason": None,
+            "val_accuracy": draw.random(1000),
+            "epochs": epochs_of,
+            "seconds": 10.0 * epochs_of,
+            "started_at": ends - pd.to_timedelta(10.0 * epochs_of, unit="s"),
+            "finished_at": ends,
+            "num_params": draw.integers(10_000, 10**7, 1000),
+            "multiply_adds": draw.integers(10**6, 10**8, 1000),
+            "model.depth": draw.integers(1, 3, 1000),
+            "model.kernel_size.0": draw.choice([1, 3], 1000),
+            "optimizer.name": draw.choice(["sgd", "adam"], 1000),
+            "optimizer.momentum": draw.uniform(0.5, 0.95, 1000),
+        }
+    )
+    rows = [
+        (n, e, end - pd.Timedelta(seconds=10 * (last - e)))
+        for n, (last, end) in enumerate(zip(epochs_of, ends, strict=True))
+        for e in range(1, last + 1)
+    ]
+    epochs = pd.DataFrame(rows, columns=["number", "epoch", "finished_at"]).assign(
+        val_accuracy=draw.random(len(rows)),
+        val_loss=1.0,
+        train_loss=1.0,
+        train_accuracy=0.5,
+        learning_rate=0.1,
+        epoch_seconds=10.0,
+        images_per_second=100.0,
+    )
+    results = dataclasses.replace(
+        results,
+        trials=trials,
+        epochs=epochs,
+        config=results.config.override({"train.epochs": 9}),
+        params=dict.fromkeys(range(1000), search_run.DEFAULTS),
+    )
+    names = tuple(f"class number {index}" for index in range(100))
+    labels = np.arange(10_000) % 100
+    logits = draw.normal(size=(10_000, 100)).astype(np.float32)
+    logits[np.arange(10_000), labels] += 2
+    images = draw.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
+    wrong = np.flatnonzero(logits.argmax(1) != labels)[:12]
+    kept = Predictions(logits, labels, np.arange(12), images, wrong, images)
+    place = trained["defaults"][-1]
+    winner = EvaluatedTrial(2, 9, False, search_run.DEFAULTS, place, "0" * 64, names, 0.5, 0.5, kept)
+    batch = TrainingBatch(2, np.repeat(images, 2, 0)[:16], labels[:16], names, results.config.data)
+    evaluation = Evaluation(winner, None, [], "cpu", [], batch, 12_500)
+    index = write_report(Analysis(results, evaluation, None, None))
+    assert Page(index).pictures >= (SEARCH_PICTURES - {"Proposals that were infeasible"}) | NETWORK_PICTURES
+    assert index.stat().st_size < 5_000_000
 
 
 @pytest.mark.parametrize(
