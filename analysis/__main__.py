@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with console.status("drawing the report"):
             index = write_report(analysis)
     except AnalysisError as error:
-        print(f"python -m analysis: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"python -m analysis: {text.printable(line)}", file=sys.stderr)
         return 2
     summarise(console, analysis, index)
     return 0
@@ -121,18 +122,18 @@ def use_best_model(console: Console, results: SearchResults, arguments: argparse
         except AnalysisError as error:
             problems.append(error)
     for problem in problems:
-        print(f"python -m analysis: {printable(problem)}", file=sys.stderr)
+        print(f"python -m analysis: {text.printable(problem)}", file=sys.stderr)
     return 2 if problems else 0
 
 
 def describe(console: Console, results: SearchResults, best: BestModel) -> None:
     """Which network is used, and what a reader of its answers has to know."""
     for warning in results.warnings:
-        console.print(Text(f"! {printable(warning)}", style="yellow"))
+        console.print(Text(f"! {text.printable(warning)}", style="yellow"))
     role = "provisionally the best" if best.provisional else "the best"
     console.print(
         Text(
-            f"Trial {best.number} of {printable(results.run)}, {role}: {text.plural(best.epochs, 'epoch')}, "
+            f"Trial {best.number} of {text.printable(results.run)}, {role}: {text.plural(best.epochs, 'epoch')}, "
             f"val accuracy {text.percent(best.val_accuracy)}"
         )
     )
@@ -140,14 +141,14 @@ def describe(console: Console, results: SearchResults, best: BestModel) -> None:
 
 def print_prediction(console: Console, file: Path, ranking: Sequence[tuple[str, float]]) -> None:
     """A file's label, and a bar for each of the most probable classes."""
-    console.print(Text.assemble("\n", (printable(file), "cyan"), ": ", (printable(ranking[0][0]), "bold")))
+    console.print(Text.assemble("\n", (text.printable(file), "cyan"), ": ", (text.printable(ranking[0][0]), "bold")))
     bars = Table.grid(padding=(0, 1), pad_edge=True)
     bars.add_column(overflow="fold")
     bars.add_column(width=BAR_WIDTH)
     bars.add_column(justify="right", no_wrap=True)
     for name, probability in ranking[:CLASSES_SHOWN]:
         bar = ProgressBar(total=1.0, completed=probability, width=BAR_WIDTH)
-        bars.add_row(Text(printable(name)), bar, Text(text.percent(probability)))
+        bars.add_row(Text(text.printable(name)), bar, Text(text.percent(probability)))
     console.print(bars, soft_wrap=False)
 
 
@@ -157,7 +158,7 @@ def print_export(console: Console, best: BestModel, file: Path, size: int) -> No
     console.print(
         Text.assemble(
             ("\nExported: ", "bold"),
-            (printable(file), "bold"),
+            (text.printable(file), "bold"),
             f" ({text.compact(size)}B). Reloaded, it answers as the network of trial {best.number} does.\n"
             f"It takes uint8 images (N, {channels}, {height}, {width}), RGB in 0 to 255, any N, and returns float32 "
             f"logits (N, {len(best.class_names)}).\n"
@@ -166,11 +167,6 @@ def print_export(console: Console, best: BestModel, file: Path, size: int) -> No
         )
     )
     console.print(Text(textwrap.indent(loading_code(file), "    ")))
-
-
-def printable(words: object) -> str:
-    """A text on one line: line breaks, escape codes and the like are written as Python writes them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(words))
 
 
 def summarise(console: Console, analysis: Analysis, index: Path) -> None:

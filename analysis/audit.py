@@ -18,12 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.checks import run_search
 from analysis.metrics import wilson_interval
 from analysis.results import AnalysisError, SearchResults, load_search
 from analysis.run_files import CONFIG, JOURNAL
 from analysis.style import BEST, COLOURS, MUTED, WRONG, Picture, drawing, grid, message, styled
-from analysis.text import percent, plural, points
+from analysis.text import percent, plural, points, run_search
 
 DIRECTORY = "audit"
 ADVISED_FROM = 20  # audited trials; fewer advise nothing

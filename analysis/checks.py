@@ -6,7 +6,6 @@ thresholds are rules of thumb.
 
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pandas as pd
 import yaml
 
 from analysis.results import SearchResults
-from analysis.text import percent, plural, points, shown
+from analysis.text import percent, plural, points, run_search, shown
 from training.config import ConfigError
 from training.geometry import InfeasibleError
 from training.model import count_costs
@@ -91,7 +90,7 @@ def checks(
 def check_edges(results: SearchResults) -> Check:
     """Whether the best trials sit at an end of the space, and how far it can be widened."""
     name = "Is the best trial at an edge of the space?"
-    top = [int(number) for number in at_equal_epochs(results)["number"].head(TOP)]
+    top = [int(number) for number in level_with_best(results)["number"].head(TOP)]
     if results.best_trial is None or results.best_trial.provisional or len(top) < FEWEST:
         return unknown(name, f"{too_few_complete(results)}; an edge is judged from {FEWEST}.")
     bounds: dict[tuple[str, bool], float] = {}
@@ -126,7 +125,7 @@ def check_edges(results: SearchResults) -> Check:
 def check_enough_trials(results: SearchResults) -> Check:
     """How many trials are in the good region, and whether the best one was found late."""
     name = "Were enough trials trained?"
-    best, trials, equals = results.best_trial, trained(results), at_equal_epochs(results)
+    best, trials, equals = results.best_trial, trained(results), level_with_best(results)
     if best is None or equals.empty:
         return unknown(name, too_few_complete(results) + ".")
     near = int((equals["val_accuracy"] >= best.val_accuracy - POINT).sum())
@@ -335,7 +334,7 @@ def check_infeasible(results: SearchResults) -> Check:
 def check_winner(results: SearchResults, n_val: int, confirmed: bool = False) -> Check:
     """Whether n_val images tell the best trial from the runner-up."""
     name = "Is the winner better than the runner-up?"
-    best, equals = results.best_trial, at_equal_epochs(results)
+    best, equals = results.best_trial, level_with_best(results)
     others = equals[equals["number"] != best.number] if best is not None else equals
     if best is None or others.empty:
         return unknown(name, "There are no two trials with equal epochs to compare.")
@@ -400,7 +399,7 @@ def trained(results: SearchResults) -> pd.DataFrame:
     return trials[(trials["stopped_by"] != "infeasible") & ~never_began].sort_values("number")
 
 
-def at_equal_epochs(results: SearchResults) -> pd.DataFrame:
+def level_with_best(results: SearchResults) -> pd.DataFrame:
     """Ended trials with as many epochs as the best one, by val accuracy; empty where that one has none."""
     trials = trained(results)
     epochs = results.best_trial.epochs if results.best_trial else -1
@@ -648,11 +647,6 @@ def shallower_depth(results: SearchResults, infeasible: set[int]) -> dict[str, A
     if entry.get("choice"):
         return {**entry, "choice": [choice for choice in entry["choice"] if choice != ends.high]}
     return widened(entry, True, ends.high - int(entry.get("step") or 1))
-
-
-def run_search(*arguments: str) -> str:
-    """A command line of run_search.py for a shell."""
-    return shlex.join(["python", "run_search.py", *arguments])
 
 
 def new_search(results: SearchResults, values: Mapping[str, Any]) -> str:

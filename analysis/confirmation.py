@@ -19,13 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from analysis.checks import run_search
 from analysis.evaluation import plain, relocated, tested
 from analysis.predictions import OpenTest
 from analysis.results import AnalysisError, SearchResults, load_search
 from analysis.run_files import CONFIG, JOURNAL
 from analysis.style import BEST, INK, MUTED, Picture, drawing, grid, message, styled
-from analysis.text import percent, plural, points
+from analysis.text import percent, plural, points, run_search
 from training.checkpoint import read_meta
 
 DIRECTORY = "confirm"

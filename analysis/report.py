@@ -37,7 +37,7 @@ from analysis.results import AnalysisError, SearchResults
 from analysis.search_figures import search_pictures
 from analysis.space_figures import space_pictures
 from analysis.style import Picture, save_png, to_svg
-from analysis.tables import TRIAL_DTYPES
+from analysis.tables import hyperparameters
 from analysis.verdict import verdict
 from training.checkpoint import read_meta
 
@@ -183,7 +183,7 @@ def leaderboard(results: SearchResults) -> dict[str, Any]:
     trials = results.trials
     ranked = trials[trials["val_accuracy"].notna()].assign(is_complete=lambda t: t["state"] == "COMPLETE")
     ranked = ranked.sort_values(["is_complete", "epochs", "val_accuracy"], ascending=False).head(LEADERBOARD)
-    paths = [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source", "source_number")]
+    paths = hyperparameters(trials)
     rows = [
         {
             "number": int(row["number"]),

@@ -23,7 +23,7 @@ from optuna.trial import create_trial
 from analysis.results import SearchResults
 from analysis.search_figures import ending_of
 from analysis.style import COLOURS, INK, MUTED, Picture, drawing, grid, message, styled
-from analysis.tables import TRIAL_DTYPES
+from analysis.tables import hyperparameters
 from analysis.text import percent, plural, points, shown
 
 LEAST_COMPARED = 10  # trials; a comparison or an importance of fewer says little
@@ -84,11 +84,6 @@ def at_equal_epochs(
     if not len(enough):  # gaps in a journal
         reason = "the first that most trials have a val accuracy of"
     return Comparison(epoch, compared.reset_index(drop=True), diverged, reason)
-
-
-def hyperparameters(trials: pd.DataFrame) -> list[str]:
-    """The columns of a trials table that the search drew; one for each layer of a path per layer."""
-    return [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source", "compared_accuracy")]
 
 
 def entry_of(path: str, space: Mapping[str, Any]) -> Mapping[str, Any]:

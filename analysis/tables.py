@@ -91,6 +91,11 @@ def typed_table(rows: list[dict[str, Any]], dtypes: Mapping[str, str]) -> pd.Dat
     return pd.DataFrame(columns)
 
 
+def hyperparameters(trials: pd.DataFrame) -> list[str]:
+    """The columns of a trials table that the search drew; one for each layer of a path per layer."""
+    return [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source", "source_number")]
+
+
 def last_epoch(trial: FrozenTrial, curve: Curve) -> tuple[int, float]:
     """(epochs trained, val_accuracy after the last of them), from the journal or the curve, whichever knows more."""
     reported = max(trial.intermediate_values, default=0)

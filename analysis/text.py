@@ -1,6 +1,7 @@
-"""Numbers as a reader wants them: shares, durations, counts. Pure; one way of writing for the whole analysis."""
+"""Numbers, values and commands as a reader wants them. Pure; one way of writing for the whole analysis."""
 
 import math
+import shlex
 from typing import Any
 
 
@@ -43,3 +44,13 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(shown, value)) or "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def printable(words: object) -> str:
+    """A text on one line: line breaks, escape codes and the like are written as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(words))
+
+
+def run_search(*arguments: str) -> str:
+    """A command line of run_search.py for a shell."""
+    return shlex.join(["python", "run_search.py", *arguments])

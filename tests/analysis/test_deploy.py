@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from analysis import AnalysisError, deploy, load_search
-from analysis.__main__ import main, printable
+from analysis.__main__ import main
 from analysis.deploy import BestModel, classify, export_model, load_best
+from analysis.text import printable
 from training import load_model
 from training.config import DataConfig, ModelConfig
 from training.data import DataError, load_official_train

@@ -490,7 +490,7 @@ def test_hostile_choices_are_drawn_and_never_become_markup(tmp_path):
 
 
 def test_columns_of_earlier_searches_are_no_hyperparameters():
-    trials = searched({"curve": [0.1]}).trials.assign(source="other#1", compared_accuracy=0.1)
+    trials = searched({"curve": [0.1]}).trials.assign(source="other#1", source_number=3)
     assert isinstance(trials, pd.DataFrame)
     assert hyperparameters(trials)[:2] == ["model.depth", "model.kernel_size.0"]
-    assert {"source", "compared_accuracy", "number"}.isdisjoint(hyperparameters(trials))
+    assert {"source", "source_number", "number"}.isdisjoint(hyperparameters(trials))
