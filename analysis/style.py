@@ -79,6 +79,7 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def message(figure: Figure, text: str) -> Figure:
     """A figure that says why it is empty."""
+    figure.subplots().set_axis_off()  # a notebook shows no figure without axes
     figure.text(0.5, 0.5, text, ha="center", va="center", color=MUTED)
     return figure
 
