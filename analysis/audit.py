@@ -8,7 +8,7 @@ search therefore weighs each audited trial as the N / n stopped ones it stands f
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from analysis.metrics import wilson_interval
 from analysis.results import AnalysisError, SearchResults, load_search
 from analysis.run_files import CONFIG, JOURNAL
+from analysis.search_figures import rung_epochs
 from analysis.style import BEST, COLOURS, MUTED, WRONG, Picture, drawing, grid, message, styled
 from analysis.text import percent, plural, points, run_search
 
@@ -179,15 +180,6 @@ def _whole_curves(table: pd.DataFrame, epochs: int, group: str) -> pd.DataFrame:
     known = table[table["val_accuracy"].notna() & table["epoch"].between(1, epochs)]
     counts = known.groupby("number")["epoch"].transform("nunique")
     return known[counts == epochs][["number", "epoch", "val_accuracy"]].assign(group=group)
-
-
-def rung_epochs(grace_epochs: int, reduction_factor: float, epochs: int) -> list[int]:
-    """Epochs, before the last, after which ASHA may stop a trial: the first at or past grace * factor^k."""
-    rungs, milestone = [], float(grace_epochs)
-    while milestone < epochs:
-        rungs.append(ceil(milestone - 1e-9))
-        milestone *= reduction_factor
-    return [rung for rung in rungs if rung < epochs]
 
 
 def stopping_data(audit: Audit) -> dict[str, Any]:

@@ -75,11 +75,11 @@ def write_report(analysis: Analysis) -> Path:
     """Write RUN/report/ and return the path of its index.html. Raises AnalysisError where it cannot be written."""
     report = report_directory(analysis.results.run)
     try:
-        analysis.results.trials.to_csv(report / "trials.csv", index=False)
+        analysis.results.trials.to_csv(report / "trials.csv", index=False, errors="backslashreplace")
         analysis.results.epochs.to_csv(report / "epochs.csv", index=False)
         metrics = json.dumps(jsonable(metrics_of(analysis)), indent=1, ensure_ascii=False, allow_nan=False)
-        (report / "test_metrics.json").write_text(metrics, encoding="utf-8")
-        (report / INDEX).write_text(render(analysis, report), encoding="utf-8")
+        (report / "test_metrics.json").write_text(metrics, encoding="utf-8", errors="backslashreplace")
+        (report / INDEX).write_text(render(analysis, report), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise AnalysisError(f"{report} cannot be written ({error}). Free space, or copy the run directory.") from error
     return report / INDEX

@@ -183,22 +183,25 @@ def incumbent_sentence(data: pd.DataFrame) -> str:
     return f"{text}; nothing better came in the {' and '.join(since)} after it."
 
 
-def rung_epochs(scheduler: Mapping[str, Any], train_epochs: int) -> list[int]:
-    """The epochs after which ASHA judges a trial, ascending; none without ASHA or without a rung below `train_epochs`.
-
-    Rungs lie at grace_epochs * reduction_factor**k. After an epoch a trial is judged at the highest rung that it has
-    reached and not been judged at.
-    """
+def asha_rungs(scheduler: Mapping[str, Any], train_epochs: int) -> list[int]:
+    """The rung_epochs of a search's scheduler section; none without ASHA."""
     if scheduler.get("name") != "asha" or not {"grace_epochs", "reduction_factor"} <= scheduler.keys():
         return []
-    grace, factor = scheduler["grace_epochs"], scheduler["reduction_factor"]
+    return rung_epochs(scheduler["grace_epochs"], scheduler["reduction_factor"], train_epochs)
+
+
+def rung_epochs(grace_epochs: int, reduction_factor: float, train_epochs: int) -> list[int]:
+    """The epochs below `train_epochs` after which ASHA judges a trial, ascending.
+
+    Rungs lie at grace_epochs * reduction_factor**k. Of rungs that a trial has reached it is judged at one after each
+    epoch, so that rungs less than an epoch apart are made up for later.
+    """
+    grace, factor = grace_epochs, reduction_factor
     rungs = [grace * factor**k for k in range(int(np.log(train_epochs / grace) / np.log(factor) + 1))]
-    judged = []
+    judged: list[int] = []
     for epoch in range(1, train_epochs):
-        reached = [rung for rung in rungs if rung <= epoch]
-        if reached:
+        if sum(rung <= epoch for rung in rungs) > len(judged):
             judged.append(epoch)
-            rungs.remove(max(reached))
     return judged
 
 
@@ -596,7 +599,7 @@ def search_pictures(results: SearchResults) -> list[Picture]:
     pictures = [Picture("incumbent", "Best val accuracy over time and epochs", figure, incumbent_sentence(incumbent))]
 
     scheduler = results.settings.get("scheduler") or {}
-    rungs = rung_epochs(scheduler, results.config.train.epochs)
+    rungs = asha_rungs(scheduler, results.config.train.epochs)
     if rungs:
         judged = judged_data(trials, epochs, rungs, scheduler["reduction_factor"])
         figure = plot_rungs(judged, best)

@@ -23,7 +23,7 @@ COLOURS = {
     "asha": "#e69f00",
     "time_budget": "#cc79a7",
     "diverged": "#d55e00",
-    "failed": "#d55e00",
+    "failed": "#56b4e9",
     "running": "#009e73",
     "infeasible": "#999999",
 }
@@ -101,7 +101,7 @@ def to_svg(figure: Figure, name: str) -> str:
     stream = StringIO()
     with matplotlib.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", dpi=150, transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
     svg = re.sub(r"<!--.*?-->\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)

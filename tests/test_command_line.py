@@ -166,6 +166,7 @@ def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_fi
     assert sum("source" in trial.user_attrs for trial in trials_of(new)) == len(taken)
 
 
+@pytest.mark.slow
 def test_the_winner_is_confirmed_and_what_was_stopped_is_audited(finished: tuple[Path, str]) -> None:
     """Both train exactly what training by hand with the same config and seed does."""
     place, _ = finished

@@ -274,6 +274,7 @@ def trials_of(run: Path) -> list[FrozenTrial]:
     return optuna.load_study(study_name=None, storage=journal_of(run)).trials
 
 
+@pytest.mark.slow
 def test_tensorboard_and_the_journal_agree_on_a_real_search(finished: Path) -> None:
     trained = [trial for trial in trials_of(finished) if trial.intermediate_values]
     with serving("tensorboard", "--logdir", str(finished)) as url:
@@ -326,6 +327,7 @@ def check_dashboard(shown: Mapping[str, Any], trials: list[FrozenTrial]) -> None
         assert steps == trial.intermediate_values
 
 
+@pytest.mark.slow
 def test_optuna_dashboard_shows_a_finished_search_and_writes_nothing(finished: Path) -> None:
     trials, journal = trials_of(finished), finished / "study.journal"
     before, files = journal.read_bytes(), sorted(finished.iterdir())

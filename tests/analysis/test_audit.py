@@ -28,12 +28,12 @@ from analysis.audit import (
     rank_correlation_data,
     replay,
     resampled,
-    rung_epochs,
     stopping_data,
     weighted_rank_correlation,
     whole_curves,
 )
 from analysis.metrics import wilson_interval
+from analysis.search_figures import rung_epochs
 from analysis.style import to_svg
 
 EPOCHS = 4
@@ -136,15 +136,6 @@ def test_without_a_complete_trial_nothing_is_compared():
     audit = audit_of({0: [0.1], 1: [0.2]}, {1: [0.2, 0.3, 0.4, 0.5]})
     assert audit.best is None and stopping_data(audit)["share"] is None
     assert "no COMPLETE trial" in " ".join(audit_sentences(audit))
-
-
-@pytest.mark.parametrize(
-    ("grace", "factor", "epochs", "expected"),
-    [(1, 3, 9, [1, 3]), (1, 3, 10, [1, 3, 9]), (2, 4, 100, [2, 8, 32]), (5, 3, 5, []), (1, 1.5, 4, [1, 2, 3])],
-)
-def test_rungs(grace: int, factor: float, epochs: int, expected: list[int]):
-    # 1, 1.5, 2.25, 3.375: reached after epoch 1, 2, 3 and 4, the last.
-    assert rung_epochs(grace, factor, epochs) == expected
 
 
 @given(

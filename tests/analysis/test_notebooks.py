@@ -85,6 +85,7 @@ def test_explore_trials_shows_the_newest_run(search_run, tmp_path: Path, monkeyp
     assert len(drawn_by(read("explore_trials"))) >= 6 and done.pictures() == drawn_by(read("explore_trials"))
 
 
+@pytest.mark.slow
 def test_the_practical_trains_saves_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     done = execute("practical", tmp_path, monkeypatch, DATASET="digits", EPOCHS=3, COMPARED_EPOCHS=2)
     assert "disagreements between formula and nn.Conv2d: 0" in done.printed("formula-check")
