@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import text
-from analysis.audit import audit_sentences
+from analysis.audit import advice, audit_sentences
 from analysis.confirmation import confirmation_sentences
 from analysis.deploy import BestModel, check_export_file, classify, export_model, load_best, loading_code
 from analysis.evaluation import EvaluatedTrial, Evaluation, pick_device
@@ -186,7 +186,7 @@ def summarise(console: Console, analysis: Analysis, index: Path) -> None:
     if analysis.confirmation is not None:
         lines += confirmation_sentences(analysis.confirmation, results)
     if analysis.audit is not None:
-        lines += audit_sentences(analysis.audit)
+        lines += [*audit_sentences(analysis.audit), advice(analysis.audit)[1] or ""]
     for line in filter(None, lines):
         console.print(Text(line))
     console.print(Text(f"Report: {index}", style="bold"))

@@ -516,11 +516,9 @@ def advice(audit: Audit) -> tuple[str, str | None]:
 
 
 def audit_sentences(audit: Audit) -> list[str]:
-    """What stopping early cost, and what to do; the command, if there is one, stands last."""
-    text, command = advice(audit)
+    """What stopping early cost, and what to do; the command for it is advice(audit)[1]."""
     rho = rank_correlation_sentence(audit.correlations, audit.rungs)
-    sentences = [*audit.problems, state_sentence(audit), stopping_sentence(audit), rho, text]
-    return sentences if command is None else [*sentences, command]
+    return [*audit.problems, state_sentence(audit), stopping_sentence(audit), rho, advice(audit)[0]]
 
 
 def audit_rows(audit: Audit) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import text
-from analysis.audit import Audit, audit_json, audit_pictures, audit_rows, audit_sentences, load_audit
+from analysis.audit import Audit, advice, audit_json, audit_pictures, audit_rows, audit_sentences, load_audit
 from analysis.checks import checks
 from analysis.confirmation import (
     Confirmation,
@@ -168,6 +168,7 @@ def audit_part(audit: Audit | None, report: Path) -> dict[str, Any] | None:
     return {
         "rows": audit_rows(audit),
         "sentences": audit_sentences(audit),
+        "command": advice(audit)[1],
         "pictures": drawn(audit_pictures(audit), report),
     }
 

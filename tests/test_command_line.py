@@ -167,6 +167,7 @@ def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_fi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_winner_is_confirmed_and_what_was_stopped_is_audited(finished: tuple[Path, str]) -> None:
     """Both train exactly what training by hand with the same config and seed does."""
     place, _ = finished

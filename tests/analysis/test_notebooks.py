@@ -53,7 +53,7 @@ def execute(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch, **param
     assignments = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(assignments))
     resources = {"metadata": {"path": str(directory)}}
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     return Executed(notebook)
 
 
@@ -86,6 +86,7 @@ def test_explore_trials_shows_the_newest_run(search_run, tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_practical_trains_saves_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     done = execute("practical", tmp_path, monkeypatch, DATASET="digits", EPOCHS=3, COMPARED_EPOCHS=2)
     assert "disagreements between formula and nn.Conv2d: 0" in done.printed("formula-check")
