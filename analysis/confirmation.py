@@ -270,11 +270,13 @@ def _plot_trainings(axes: Any, place: int, values: list[float], mean: float, low
 
 
 def interval_text(mean: float, low: float, high: float, n: int) -> str:
-    """`81.20 % (95 % interval 80.90 to 81.50 %, n = 5)`; with one value no interval, and that is said."""
+    """`81.20 % (95 % interval 80.90 to 81.50 %, n = 5)`; with one value, or equal ones, why there is no interval."""
     if n == 0:
         return "not evaluated"
     if n == 1:
         return f"{percent(mean)} (n = 1: no interval)"
+    if high - low < 1e-12:
+        return f"{percent(mean)} (all {n} came out equal: their spread is unknown)"
     low, high = max(0.0, low), min(1.0, high)
     return f"{percent(mean)} (95 % interval {100 * low:.2f} to {percent(high)}, n = {n})"
 
@@ -314,9 +316,12 @@ def flattery_sentence(number: int, search_val_accuracy: float, retrained: Sequen
         )
     numbers = f"{percent(search_val_accuracy)} then, {percent(mean)} in the mean of {plural(n, 'training')} now"
     within = f"{points(more)} points, 95 % interval {points(low)} to {points(high)}"
-    if high > low and low > 0:
+    if high - low < 1e-12:
+        within = f"{points(more)} points, all {n} came out equal: their spread is unknown"
+        return f"That the search flattered the winner is not shown: its val accuracy was {numbers} ({within})."
+    if low > 0:
         return f"The search flattered the winner: its val accuracy was {numbers} ({within})."
-    if high > low and high < 0:
+    if high < 0:
         return f"The search did not flatter the winner: its val accuracy was {numbers} ({within})."
     return f"That the search flattered the winner is not shown: its val accuracy was {numbers} ({within})."
 
@@ -478,8 +483,8 @@ def picture_sentence(data: pd.DataFrame) -> str:
     text = f"{configurations}, {plural(int(data['val_n'].sum()), 'training')}"
     if len(means) > 1:
         text += f": mean {split} accuracies lie within {100 * (means.max() - means.min()):.2f} points of each other"
-    if len(several):
-        halves = 100 * (several[f"{split}_high"] - several[f"{split}_mean"])
+    halves = 100 * (several[f"{split}_high"] - several[f"{split}_mean"])
+    if halves.min() > 0:  # NaN where there are none
         text += f"; each is known to ±{halves.max():.2f} points or better (95 % t interval)"
     ranked = data[data["source_number"] != 0]
     left_out = f" The {SHOWN} best in the search of {len(ranked)} are shown." if len(ranked) > SHOWN else ""

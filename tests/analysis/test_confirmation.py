@@ -276,6 +276,7 @@ def test_verdict_with_one_seed_asks_for_more(search_run):
 def test_verdict_without_spread_and_without_test_split(search_run):
     said = verdict_of(search_run, (2, 0.81, 0.80), (2, 0.81, 0.80), (0, 0.70, 0.60), (0, 0.70, 0.60))
     assert "all trainings of each came out equal, so that their spread is unknown" in said
+    assert "(all 2 came out equal: their spread is unknown)" in said and "95 % interval" not in said
     assert "nan" not in said
     said = verdict_of(search_run, (2, 0.81, math.nan), (2, 0.83, math.nan))
     assert "not evaluated on the test split" in said and "Does the winner" not in said
