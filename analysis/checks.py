@@ -6,7 +6,6 @@ thresholds are rules of thumb.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ import pandas as pd
 import yaml
 
 from analysis.results import SearchResults
+from analysis.search_figures import reasons_data
 from analysis.text import percent, plural, points, run_search, shown
 from training.config import ConfigError
 from training.geometry import InfeasibleError
@@ -442,9 +442,8 @@ def commonest(reasons: Iterable[Any]) -> tuple[str, int]:
         reason.strip().splitlines()[-1].strip() if isinstance(reason, str) and reason.strip() else "no reason was kept"
         for reason in reasons
     ]
-    kinds = [re.sub(r"\d[\d,]*", "#", line) for line in lines]
-    kind, count = Counter(kinds).most_common(1)[0]
-    return lines[kinds.index(kind)].rstrip(".")[:200], count
+    first = reasons_data(pd.Series(lines)).iloc[0]
+    return str(first["example"]).rstrip(".")[:200], int(first["count"])
 
 
 def find_edges(results: SearchResults, best: Mapping[str, Any], top: list[dict[str, Any]]) -> Iterator[Edge]:
