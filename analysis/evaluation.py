@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,22 @@ class EvaluatedTrial:
         """Whether the val accuracy is the recorded one to the last digit; None where it could not be checked."""
         return None if self.val_accuracy_now is None else self.val_accuracy_now == self.val_accuracy
 
+    @cached_property
+    def test_metrics(self) -> dict[str, Any]:
+        """classification_metrics on the test split, computed once; empty where it was not evaluated."""
+        if self.predictions is None:
+            return {}
+        return classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
+
     def metrics(self) -> dict[str, Any]:
         """Everything of test_metrics.json about this trial."""
-        tested = {}
-        if self.predictions is not None:
-            tested = classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
         return {
             "number": self.number,
             "epoch": self.epoch,
             "provisional": self.provisional,
             "val_accuracy": self.val_accuracy,
             "val_accuracy_reevaluated": self.val_accuracy_now,
-            **tested,
+            **self.test_metrics,
             "params": self.params,
             "checkpoint": str(Path(self.checkpoint.parent.name) / self.checkpoint.name),
             "checkpoint_sha256": self.checkpoint_hash,
