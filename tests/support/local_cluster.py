@@ -1,0 +1,108 @@
+"""Real Ray clusters for tests: a head and further nodes, each its own `ray start --block`, ended by process id.
+
+Never `ray stop`, which would end every Ray on the machine.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class LocalCluster:
+    """A head on 127.0.0.1 and nodes beside it; `environment` is what a client needs to join it."""
+
+    directory: Path
+    environment: dict[str, str]
+    port: int = field(default_factory=free_port)
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start_head(self, num_cpus: int = 1, flags: Sequence[str] = ("--include-dashboard=false",)) -> None:
+        # Without its own temp directory a head would tell every other Ray on the machine of itself.
+        temp = f"--temp-dir={self.directory / 'ray'}"
+        self._start(["--head", f"--port={self.port}", temp, *flags], num_cpus)
+        self._wait_for(1)
+
+    def start_node(self, num_cpus: int = 1, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """`prefix`: a command that runs the node in other circumstances, such as `unshare`."""
+        node = self._start([f"--address={self.address}"], num_cpus, prefix)
+        self._wait_for(len(self.nodes))
+        return node
+
+    def _start(self, flags: Sequence[str], num_cpus: int, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        command = [*prefix, *RAY, "start", *flags, f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", "--block"]
+        log = (self.directory / f"node{len(self.nodes)}.log").open("wb")
+        environment = {**os.environ, **self.environment}
+        node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.nodes.append(node)
+        return node
+
+    def _wait_for(self, count: int) -> None:
+        """Until the cluster counts so many living nodes."""
+        count_nodes = f"""if True:
+            import ray, logging
+            ray.init(address={self.address!r}, logging_level=logging.CRITICAL, log_to_driver=False)
+            print("nodes:", sum(node["Alive"] for node in ray.nodes()))"""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            done = subprocess.run(
+                [sys.executable, "-c", count_nodes],
+                env={**os.environ, **self.environment},
+                capture_output=True,
+                text=True,
+            )
+            if f"nodes: {count}" in done.stdout:
+                return
+            time.sleep(0.5)
+        logs = "\n".join(file.read_text(errors="replace")[-2000:] for file in sorted(self.directory.glob("node*.log")))
+        raise AssertionError(f"no {count} Ray nodes in 120 s: {logs}")
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """End a node and all its processes at once, as a power cut does."""
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+    def end(self) -> None:
+        for node in reversed(self.nodes):
+            if node.poll() is None:
+                node.terminate()
+        for node in self.nodes:
+            try:
+                node.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.kill(node)
+
+
+@contextmanager
+def local_cluster(directory: Path, guarded: bool = True) -> Iterator[LocalCluster]:
+    """A cluster without nodes yet, with token authentication and an empty HOME, or open."""
+    home = directory / "home"
+    home.mkdir(parents=True)
+    environment = {"HOME": str(home), "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
+    if guarded:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    cluster = LocalCluster(directory, environment)
+    try:
+        yield cluster
+    finally:
+        cluster.end()
