@@ -19,11 +19,13 @@ from search.config import SearchConfig, contradictions, load_config, parse_confi
 from search.progress import describe_params, leaderboard, rank_trials
 from search.retraining import KINDS, Kind, Retraining, plan_audit, plan_confirmation, summary_table
 from search.run_directory import CONFIG, SearchError, open_run
+from search.run_storage import RunStorage
 from search.searcher import is_infeasible
 from search.tuner import Outcome
 from search.warm_start import check_earlier
 from training.config import ConfigError, validate
 from training.data import cifar_is_available
+from training.storage import child_url, is_url, parent_url
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RUNS_DIR = "runs"
@@ -44,6 +46,8 @@ FLAG_PATHS = {  # flags that set one config path
     "max_concurrent": "resources.max_concurrent",
     "address": "resources.address",
 }
+# A run directory may come from elsewhere, and what reaches a Ray cluster runs code there: its address is given anew.
+NOT_KEPT: dict[str, Any] = {"resources.address": None}
 AMOUNTS = {"top": "confirm", "seeds": "confirm", "trials": "audit"}  # flags, and the one that each belongs to
 EPILOG = """\
 examples
@@ -121,10 +125,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     where.add_argument(
         "--runs-dir",
         "--storage-path",
-        type=str,
         default=RUNS_DIR,
         metavar="DIR",
-        help="holds run directories (default: runs)",
+        help="holds run directories: a directory, shared by all nodes of a cluster, or a URL, s3://BUCKET/PATH or "
+        "gs://BUCKET/PATH (default: runs)",
     )
     where.add_argument("--cpus-per-trial", type=float, metavar="X", help="cores, and threads, of a trial (default: 1)")
     where.add_argument(
@@ -137,14 +141,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--address", metavar="ADDR", help="of a Ray cluster, or auto (default: start Ray on this machine)"
     )
     other = parser.add_argument_group("other ways to run")
-    other.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run directory")
+    other.add_argument("--resume", metavar="RUN", help="go on with a run directory")
     other.add_argument(
         "--dry-run", action="store_true", help="show what would be searched, and measure what it would cost; no run"
     )
     after = parser.add_argument_group("after a search: is its winner what it seems?")
     after.add_argument(
         "--confirm",
-        type=Path,
         metavar="RUN",
         help="train the best configurations of a search and trial 0 again with fresh seeds, in RUN/confirm",
     )
@@ -154,7 +157,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     after.add_argument("--seeds", type=int, metavar="S", help="with --confirm: trainings of each (default: 5)")
     after.add_argument(
         "--audit",
-        type=Path,
         metavar="RUN",
         help="train trials that were stopped at a rung, drawn at random, on to their last epoch, in RUN/audit",
     )
@@ -167,7 +169,7 @@ class Plan:
     """What a command line asks for: a validated config and the run directory it belongs to."""
 
     config: SearchConfig
-    run: Path
+    run: RunStorage
     resume: bool
     retraining: Retraining | None = None
 
@@ -193,13 +195,14 @@ def plan_search(options: argparse.Namespace) -> Plan:
 
 
 def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
-    runs_dir = _runs_dir(options.runs_dir)
+    runs_dir = _place("--storage-path", options.runs_dir)
     config = _resolve_paths(_load(options, overrides))
     check_earlier(config)
     dataset = config.data.dataset.partition(":")[0]
-    run = runs_dir / (options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}")
-    if run.exists() and not options.dry_run:
-        raise SearchError(f"{run} exists already. Choose another --name, or go on with --resume {run}")
+    name = options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+    run = RunStorage(child_url(runs_dir, name) if isinstance(runs_dir, str) else runs_dir / name)
+    if not options.dry_run:
+        run.check_free()
     return Plan(config, run, resume=False)
 
 
@@ -238,9 +241,9 @@ def _misplaced(options: argparse.Namespace) -> list[str]:
 def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
     kind = _kind(options)
     assert kind is not None
-    run = _absolute(f"--{kind}", str(getattr(options, kind)))
-    open_run(run)
-    config = _resolve_paths(parse_config(read_yaml(run / CONFIG), overrides))
+    run = RunStorage(_place(f"--{kind}", getattr(options, kind)))
+    open_run(run.path, str(run))
+    config = _resolve_paths(parse_config(read_yaml(run.path / CONFIG), {**NOT_KEPT, **overrides}))
     if kind == "confirm":
         retraining = plan_confirmation(run, options.top or 3, options.seeds or 5)
     else:
@@ -297,12 +300,14 @@ def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
 
 def resume_command(plan: Plan | None) -> str:
     """How to go on with a search; what to say where it had not begun."""
-    if plan is None or not (plan.run / CONFIG).is_file():
+    if plan is None or not (plan.run.path / CONFIG).is_file():
         return "The search had not begun; nothing was written."
+    given = plan.config.resources.address
+    address = "" if given is None else f" --address {shlex.quote(given)}"
     if plan.retraining is not None:
         kind, source = plan.retraining.kind, shlex.quote(_shortest(plan.retraining.source))
-        return f"Go on with:\n  python run_search.py --{kind} {source} {plan.retraining.amounts}"
-    return f"Go on with:\n  python run_search.py --resume {shlex.quote(_shortest(plan.run))}"
+        return f"Go on with:\n  python run_search.py --{kind} {source} {plan.retraining.amounts}{address}"
+    return f"Go on with:\n  python run_search.py --resume {shlex.quote(_shortest(plan.run))}{address}"
 
 
 def _overrides(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -346,13 +351,18 @@ def _load(options: argparse.Namespace, overrides: dict[str, Any]) -> SearchConfi
 
 
 def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
-    run = _absolute("--resume", str(options.resume))
-    open_run(run)
-    if run.name in KINDS and (run.parent / CONFIG).is_file():
-        raise SearchError(f"{run} was made by --{run.name}. Go on with: --{run.name} {run.parent}")
-    values = read_yaml(run / CONFIG)
+    place = _place("--resume", options.resume)
+    run = RunStorage(place)
+    open_run(run.path, str(run))
+    if run.name in KINDS:
+        parent = RunStorage(parent_url(place) if isinstance(place, str) else place.parent)
+        if (parent.path / CONFIG).is_file():
+            raise SearchError(f"{run} was made by --{run.name}. Go on with: --{run.name} {parent}")
+    values = read_yaml(run.path / CONFIG)
     saved = parse_config(values, {})
     kept = {"search.warm_start": saved.search.warm_start}  # the study holds what was taken over
+    if options.config is None:
+        kept |= NOT_KEPT
     wanted = parse_config(read_yaml(options.config) if options.config else values, {**kept, **overrides})
     wanted = _resolve_paths(wanted)
     errors = contradictions(saved, wanted)
@@ -375,15 +385,14 @@ def _resolve_paths(config: SearchConfig) -> SearchConfig:
     data["data_dir"] = str(_absolute("data.data_dir", data["data_dir"]))
     if data["dataset"].startswith("folder:"):
         data["dataset"] = f"folder:{_absolute('data.dataset', data['dataset'].removeprefix('folder:'))}"
-    runs = dict.fromkeys(str(_absolute("search.warm_start", run)) for run in config.search.warm_start)
+    runs = dict.fromkeys(str(_place("search.warm_start", run)) for run in config.search.warm_start)
     search = config.search.model_copy(update={"warm_start": tuple(runs)})
     return config.model_copy(update={"data": validate(type(config.data), data), "search": search})
 
 
-def _runs_dir(text: str) -> Path:
-    if "://" in text:
-        raise ConfigError([f"--runs-dir: must be a directory that every node can write, got the URL {text!r}"])
-    return _absolute("--runs-dir", text)
+def _place(key: str, text: str) -> Path | str:
+    """A directory, made absolute, or a URL."""
+    return text if is_url(text) else _absolute(key, text)
 
 
 def _absolute(key: str, text: str) -> Path:
@@ -395,6 +404,7 @@ def _absolute(key: str, text: str) -> Path:
         raise ConfigError([f"{key}: {text[:100]!r} is not a usable path ({error}). Give another."]) from None
 
 
-def _shortest(path: Path) -> str:
+def _shortest(run: RunStorage) -> str:
     """Relative to the working directory where it lies below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    path = run.path
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(run)

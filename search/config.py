@@ -101,6 +101,7 @@ class ResourcesConfig(FrozenConfig):
     gpus_per_trial: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None  # fractions share a GPU
     max_concurrent: PositiveInt | None = None  # trials at a time
     max_failures: NonNegativeInt = 2  # restarts of a trial whose worker or node died
+    storage_timeout: Annotated[float, Field(ge=0.0, le=86400.0)] = 180.0  # seconds to wait for it
     address: str | None = None  # of a Ray cluster; null starts Ray on this machine
 
     @field_validator("gpus_per_trial")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search.cluster import workers
 from search.config import SearchConfig, check_defaults, why_unfit
 from search.estimate import (
     Measurement,
@@ -29,7 +30,6 @@ from search.progress import describe_params
 from search.run_directory import SearchError
 from search.space import describe
 from search.trainable import use_resources
-from search.tuner import workers
 from training.checkpoint import checkpoint_bytes
 from training.config import TrialConfig
 from training.data import TrainData, load_data
@@ -65,7 +65,7 @@ def dry_run(config: SearchConfig, console: Console, started: float) -> None:
         "gp passes them over; of other samplers they take a number and no training."
     )
     console.print("Measuring: starting Ray as a search would, and training some networks for some batches.")
-    measured = measure(config, data, started)
+    measured = measure(config, data, started, console)
     console.print(cost_table(config, measured, num_classes))
 
 
@@ -113,10 +113,11 @@ def network_table(config: TrialConfig, num_classes: int, title: str) -> Table:
 # What is measured
 
 
-def measure(config: SearchConfig, data: TrainData, started: float) -> Measurement:
+def measure(config: SearchConfig, data: TrainData, started: float, console: Console) -> Measurement:
     """Epochs of trial 0 and of sampled networks, as many at a time as a search would train. Raises SearchError."""
-    with workers(config, data) as (resources, slots):
-        slots = min(slots, config.resources.max_concurrent or slots, config.search.num_samples or slots)
+    with workers(config, data, None, console) as share:
+        resources = share.resources
+        slots = min(filter(None, (share.slots, config.resources.max_concurrent, config.search.num_samples)))
         on_worker = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), max_retries=0)
         ray.wait([on_worker(use_resources).remote(resources) for _ in range(slots)], num_returns=slots)
         start_up_seconds = time.monotonic() - started  # workers have imported torch

@@ -6,7 +6,6 @@ where epochs, images and split are the same.
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
@@ -15,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml, why_infeasible
 from search.run_directory import CONFIG, JOURNAL, SearchError, open_run
+from search.run_storage import RunStorage
 from search.space import FIXED_PATHS, SearchSpace, describe, differences, value_by_path
 from training.config import ConfigError
 
@@ -46,11 +46,11 @@ class EarlierTrial:
         return self.source, self.trial.datetime_start
 
 
-def read_search(run: Path, config: SearchConfig) -> EarlierSearch:
+def read_search(run: RunStorage, config: SearchConfig) -> EarlierSearch:
     """Config and trials of a run directory, which may still be written to. Raises SearchError."""
-    open_run(run)
+    open_run(run.path, str(run))
     try:
-        earlier = parse_config(read_yaml(run / CONFIG), {})
+        earlier = parse_config(read_yaml(run.path / CONFIG), {})
     except ConfigError as error:
         why = "; ".join(error.errors)
         raise SearchError(f"{run}: its {CONFIG} is no config of this version ({why}). Leave this run out.") from None
@@ -63,9 +63,9 @@ def read_search(run: Path, config: SearchConfig) -> EarlierSearch:
     return EarlierSearch(run.name, earlier, read_trials(run), tuple(incomparable))
 
 
-def read_trials(run: Path) -> list[FrozenTrial]:
+def read_trials(run: RunStorage) -> list[FrozenTrial]:
     """The trials of a journal that have begun; a torn last line is passed over. Raises SearchError."""
-    journal = run / JOURNAL
+    journal = run.path / JOURNAL
     if not journal.is_file():
         raise SearchError(f"{run} holds no {JOURNAL}: nothing was searched there. Leave this run out.")
     try:

@@ -27,7 +27,9 @@ from search.hparams import (
 )
 from search.searcher import METRIC, TIME_ATTR, LiveTrial, StudySearcher, counts_towards_num_samples
 from training.checkpoint import read_meta
+from training.storage import StorageError
 
+OUT_OF_MEMORY = r"MemoryError|[Oo]ut of memory|can't allocate memory|Unable to allocate"  # Python, CUDA, torch, numpy
 CURVES = {
     "loss/train": "train_loss",
     "loss/val": "val_loss",
@@ -102,6 +104,8 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         epoch = int(result[TIME_ATTR])
+        for problem in result.get("passed_over", ()):
+            self.console.print(Text(f"trial {trial.config['number']}: {problem}", style="yellow"), soft_wrap=True)
         if self.latest.get(trial.trial_id, (0, 0.0))[0] < epoch:
             self.num_epochs += 1
             self.latest[trial.trial_id] = epoch, float(result[METRIC])
@@ -111,7 +115,10 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.searcher.fail(trial.trial_id, _failure_reason(trial))
+        reason = _failure_reason(trial)
+        if "StorageError: " in reason:  # no fault of the trial, which stays RUNNING: the search stops, to be resumed
+            raise StorageError(reason.rpartition("StorageError: ")[2])
+        self.searcher.fail(trial.trial_id, reason)
         self._end(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
@@ -257,11 +264,21 @@ def leaderboard(trials: list[FrozenTrial], width: int, rows: int = 10) -> Table:
 
 def _failure_reason(trial: Any) -> str:
     try:
-        lines = Path(trial.error_file).read_text().strip().splitlines()
-        errors = [line.strip() for line in lines if re.match(r"[\w.]*(Error|Exception|Killed)\b", line.strip())]
-        return (errors or lines)[-1].strip()[:500]
+        return failure_reason(Path(trial.error_file).read_text())
     except (OSError, TypeError, IndexError):
         return "the worker died"
+
+
+def failure_reason(text: str) -> str:
+    """What the last of the failures that Ray wrote down comes to, in one line. Raises IndexError for an empty text."""
+    lines = [line.strip() for line in text.rpartition("Failure # ")[2].strip().splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Killed)\b", line)]
+    died = [line for line in lines if "worker process has died" in line or ("node" in line and "died" in line)]
+    reason = (errors or died or lines)[-1][:500]
+    low = re.search(r"low on memory[^\n]* was ([^\n(]*)", text.rpartition("Failure # ")[2])
+    if low is not None:
+        return f"out of memory: Ray ended the worker, as its node was running low ({low[1].strip()})"
+    return f"out of memory: {reason}" if re.search(OUT_OF_MEMORY, reason) else reason
 
 
 def _clock(seconds: float) -> str:

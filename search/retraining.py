@@ -5,6 +5,7 @@ Asked for again, they train what is missing.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +21,7 @@ from search.config import SamplerConfig, SchedulerConfig, SearchConfig
 from search.earlier import read_trials
 from search.progress import describe_params, rank_trials
 from search.run_directory import JOURNAL, SearchError, find_checkpoint
+from search.run_storage import RunStorage
 from search.searcher import LiveTrial, StudySearcher, trial_seed
 
 Kind = Literal["confirm", "audit"]
@@ -31,13 +33,10 @@ class Retraining:
     """Which trials of a search are to be trained again, and how many times each."""
 
     kind: Kind
-    source: Path  # the run directory of the search
+    source: RunStorage  # the run directory of the search
+    run: RunStorage  # and of the trainings, within it
     wanted: dict[int, int]  # trial number there -> trainings, those that are there already included
     trials: dict[int, FrozenTrial]  # of the search, by number
-
-    @property
-    def run(self) -> Path:
-        return self.source / self.kind
 
     @property
     def amounts(self) -> str:
@@ -59,8 +58,15 @@ class Retraining:
 class RetrainingSearcher(StudySearcher):
     """Hands out the queued trials: for a confirmation with fresh seeds, for an audit from where ASHA stopped them."""
 
-    def __init__(self, study: optuna.Study, config: SearchConfig, num_classes: int, retraining: Retraining) -> None:
-        super().__init__(study, config, num_classes)
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: SearchConfig,
+        num_classes: int,
+        retraining: Retraining,
+        save: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(study, config, num_classes, save=save)
         self.retraining = retraining
 
     def seed_of(self, trial: Trial) -> int:
@@ -72,7 +78,7 @@ class RetrainingSearcher(StudySearcher):
         live = super().prepare(trial)
         if isinstance(live, LiveTrial) and self.retraining.kind == "audit":
             live.reported |= set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-            live.go_on_from(find_checkpoint(self.retraining.source, source_number(trial)))
+            live.go_on_from(stopped_checkpoint(self.retraining.source, source_number(trial)))
         return live
 
 
@@ -97,7 +103,7 @@ def fixed_config(config: SearchConfig, num_trials: int) -> SearchConfig:
     )
 
 
-def plan_confirmation(run: Path, top: int, seeds: int) -> Retraining:
+def plan_confirmation(run: RunStorage, top: int, seeds: int) -> Retraining:
     """The `top` best COMPLETE configurations and trial 0, `seeds` times each. Raises SearchError."""
     trials = own_trials(run)
     complete = [trial for trial in rank_trials(list(trials.values())) if trial.state == TrialState.COMPLETE]
@@ -110,28 +116,32 @@ def plan_confirmation(run: Path, top: int, seeds: int) -> Retraining:
             f"{run}: no trial is COMPLETE, so there is no winner to confirm. Search further: --resume {run}"
         )
     numbers = [*(trial.number for trial in chosen[:top]), 0]
-    return Retraining("confirm", run, dict.fromkeys(numbers, seeds), trials)
+    return Retraining("confirm", run, run.child("confirm"), dict.fromkeys(numbers, seeds), trials)
 
 
-def plan_audit(run: Path, num_trials: int, seed: int) -> Retraining:
+def plan_audit(run: RunStorage, num_trials: int, seed: int) -> Retraining:
     """Trials that ASHA had stopped, drawn at random; those of an earlier audit stay. Raises SearchError."""
     trials = own_trials(run)
-    stopped = [
-        number
-        for number, trial in trials.items()
-        if trial.user_attrs.get("stopped_by") == "asha" and find_checkpoint(run, number) is not None
-    ]
-    if not stopped:
-        raise SearchError(f"{run}: no trial was stopped by ASHA and has a checkpoint, so there is nothing to audit.")
-    journal = run / "audit" / JOURNAL
-    audited = [source_number(trial) for trial in read_trials(journal.parent)] if journal.is_file() else []
+    stopped = [number for number, trial in trials.items() if trial.user_attrs.get("stopped_by") == "asha"]
+    audit = run.child("audit")
+    audited = [source_number(trial) for trial in read_trials(audit)] if (audit.path / JOURNAL).is_file() else []
     chosen = [number for number in dict.fromkeys(audited) if number in stopped]
     others = np.random.default_rng(seed).permutation([number for number in stopped if number not in chosen])
-    chosen += [int(number) for number in others[: max(0, num_trials - len(chosen))]]
-    return Retraining("audit", run, dict.fromkeys(chosen, 1), trials)
+    for number in others:
+        if len(chosen) < num_trials and stopped_checkpoint(run, int(number)) is not None:
+            chosen.append(int(number))
+    if not chosen:
+        raise SearchError(f"{run}: no trial was stopped by ASHA and has a checkpoint, so there is nothing to audit.")
+    return Retraining("audit", run, audit, dict.fromkeys(chosen, 1), trials)
 
 
-def own_trials(run: Path) -> dict[int, FrozenTrial]:
+def stopped_checkpoint(run: RunStorage, number: int) -> Path | None:
+    """The newest intact checkpoint of a trial of the search, brought here from a bucket."""
+    run.pull_trial(number)
+    return find_checkpoint(run.path, number)
+
+
+def own_trials(run: RunStorage) -> dict[int, FrozenTrial]:
     """The begun trials of a search by number, those taken over from others left out. Raises SearchError."""
     trials = {trial.number: trial for trial in read_trials(run) if "source" not in trial.user_attrs}
     if 0 not in trials:

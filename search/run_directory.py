@@ -6,21 +6,27 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 
 from search.config import SearchConfig
 from training.checkpoint import newest_checkpoint
+from training.storage import patiently
 
 CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal"
+CREATE_TRIAL = 4  # Optuna's code of that operation
+SEARCH = "search"  # user attribute of the study: which search it is of
+RESTORE = "Restore it from a copy, or start a new search: the checkpoints beside it stay as they are."
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
 
 
@@ -38,17 +44,29 @@ def create_run(run: Path) -> None:
         raise SearchError(f"{run} cannot be made ({error}). Choose another --runs-dir.") from None
 
 
-def open_run(run: Path) -> None:
-    """Make sure that a directory holds a search. Raises SearchError."""
+def open_run(run: Path, called: str | None = None) -> None:
+    """Make sure that a directory, which its user may call by a URL, holds a search. Raises SearchError."""
     if not (run / CONFIG).is_file():
         raise SearchError(
-            f"{run} holds no search: there is no {CONFIG} in it. Name the directory that a search printed."
+            f"{called or run} holds no search: there is no {CONFIG} in it. Name the directory that a search printed."
         )
+
+
+def refuse_links(run: Path) -> None:
+    """Make sure that what is written into a run directory, maybe a stranger's, stays in it. Raises SearchError."""
+    lock = f"{JOURNAL}.lock"  # Optuna's, a link that is never followed
+    for path in (run, *(path for path in run.glob("*") if path.name != lock)):
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise SearchError(
+                f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or go on with a "
+                f"copy without links: cp -rL {run} COPY"
+            )
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a second search out of a run directory; the kernel frees the lock whatever ends this process."""
+    refuse_links(run)
     try:
         stream = (run / JOURNAL).open("ab")
     except OSError as error:
@@ -61,23 +79,136 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def open_study(run: Path, config: SearchConfig | None) -> optuna.Study:
-    """The one study of a locked run directory, made where it is new. Mends what a SIGKILL leaves in the journal.
+class WaitingJournal(JournalFileBackend):
+    """A journal that waits where its file cannot be written, and leaves no half of a line behind for the next try."""
 
-    The config itself is queued as trial 0 of an empty study; None: its trials are queued by others.
+    def __init__(self, journal: Path, patience: float, notice: Callable[[str], None]) -> None:
+        super().__init__(str(journal))
+        self.journal, self.patience, self.notice = journal, patience, notice
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Raises StorageError where the file stays away for longer than `patience` seconds."""
+        before: list[int] = []
+
+        def append() -> None:
+            size = self.journal.stat().st_size
+            if not before:
+                before.append(size)
+            elif size > before[0]:
+                os.truncate(self.journal, before[0])
+            super(WaitingJournal, self).append_logs(logs)
+
+        patiently(append, self.patience, self.notice)
+
+
+def open_study(
+    run: Path, config: SearchConfig | None, patience: float = 0.0, notice: Callable[[str], None] = print
+) -> optuna.Study:
+    """The one study of a locked run directory, made where it is new. Mends what a SIGKILL leaves in the journal, and
+    touches none that is damaged or another search's. Raises SearchError.
+
+    The config itself is queued as trial 0 of an empty study; None: its trials are queued by others. Where storage does
+    not answer, writing waits up to `patience` seconds, and `notice` is told.
     """
     journal = run / JOURNAL
+    check_journal(run, config)
     drop_torn_line(journal)
     journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # ours alone: we hold the directory's lock
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = JournalStorage(WaitingJournal(journal, patience, notice))
     names = [study.study_name for study in storage.get_all_studies()]
     if names:
         study = optuna.load_study(study_name=names[0], storage=storage)
     else:
         study = optuna.create_study(study_name=run.name, storage=storage, direction="maximize")
+        study.set_user_attr(SEARCH, which_search(run))
     if config is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(config.search_space.default_params())
     return study
+
+
+def check_journal(run: Path, config: SearchConfig | None) -> None:
+    """Make sure that the journal is whole, but for a last line that a crash has torn, and this search's own.
+
+    Reads only. `config` None: the trials come from another search's space. Raises SearchError.
+    """
+    journal = run / JOURNAL
+    problem = damaged_line(journal.read_bytes())
+    studies, trials = [], []
+    if problem is None:
+        try:
+            storage = JournalStorage(JournalFileBackend(str(journal)))
+            studies = storage.get_all_studies()
+            trials = [trial for study in studies for trial in storage.get_all_trials(study._study_id)]
+            problem = next(filter(None, map(damaged_trial, trials)), None)
+        except Exception as error:  # Optuna raises whatever a damaged entry leads to
+            problem = f"{type(error).__name__}: {error}"
+    if problem is not None:
+        raise SearchError(f"{journal} is damaged: {problem}. {RESTORE}")
+    if len(studies) > 1:
+        names = ", ".join(repr(study.study_name) for study in studies)
+        raise SearchError(f"{journal} holds {len(studies)} studies ({names}), a search's holds its own. {RESTORE}")
+    stranger = studies and why_foreign(run, config, studies[0].user_attrs.get(SEARCH), trials)
+    if stranger:
+        raise SearchError(f"{journal} is another search's: {stranger}. {RESTORE}")
+    missing = sorted(number for number in numbers_with_directories(run) if number >= len(trials))
+    if missing:
+        what = "is empty" if not trials else f"ends with trial {len(trials) - 1}"
+        raise SearchError(f"{journal} {what}, but there is a directory of trial {missing[0]}. {RESTORE}")
+
+
+def damaged_line(content: bytes) -> str | None:
+    """What is wrong with the first line of a journal that is no entry; a last one without its end may be torn."""
+    *lines, tail = content.split(b"\n")
+    num_trials = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            num_trials += entry["op_code"] == CREATE_TRIAL
+            of_trial = entry.get("trial_id")
+            if of_trial is not None and not 0 <= of_trial < num_trials:
+                return f"line {number} of {len(lines)} is of trial {of_trial}, which has not begun there"
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return f"line {number} of {len(lines)} is no entry of a journal: {line[:60]!r}"
+    torn = tail.rstrip(b"\0")  # a file system that crashes may leave zeros
+    return f"it ends with {torn[:60]!r}" if torn and not torn.startswith(b'{"'[: len(torn)]) else None
+
+
+def damaged_trial(trial: FrozenTrial) -> str | None:
+    """What contradicts itself in a trial of this search, else None."""
+    if "source" in trial.user_attrs:
+        return None
+    steps = sorted(trial.intermediate_values)
+    if steps != list(range(1, len(steps) + 1)):
+        return f"trial {trial.number} lacks an epoch among {steps}"
+    if steps and trial.value not in (None, trial.intermediate_values[steps[-1]]):
+        return f"trial {trial.number} has the value {trial.value}, which is not that of its last epoch"
+    return None
+
+
+def why_foreign(run: Path, config: SearchConfig | None, search: str | None, trials: list[FrozenTrial]) -> str | None:
+    """What shows that a journal is not that of the search that a run directory holds, else None."""
+    here = which_search(run)
+    if search is not None and here is not None and search != here:
+        return f"of the one started at {search}, not at {here}"
+    space = {} if config is None else config.search_space.distributions()
+    for trial in trials if config is not None else []:
+        for path, distribution in trial.distributions.items():
+            if space.get(path) != distribution:
+                return f"its trial {trial.number} has {path} from {distribution}, which {CONFIG} does not give"
+    return None
+
+
+def which_search(run: Path) -> str | None:
+    """When and how a search was first started, which tells it from all others; None where that is not recorded."""
+    path = run / ENVIRONMENT
+    first = read_environment(path)[0] if path.exists() else None
+    return None if first is None else f"{first['started_at']} by {first['command']}"
+
+
+def numbers_with_directories(run: Path) -> list[int]:
+    """The numbers of the trials that have a directory."""
+    numbers = (path.name.split("_")[1] for path in run.glob("trial_*_*"))
+    return [int(number) for number in numbers if number.isdigit()]
 
 
 def drop_torn_line(journal: Path) -> None:
@@ -100,7 +231,7 @@ def find_checkpoint(run: Path, number: int) -> Path | None:
 def record_environment(run: Path, command: list[str]) -> None:
     """Append versions, hardware, git commit and command line to environment.json."""
     path = run / ENVIRONMENT
-    entries = json.loads(path.read_text()) if path.exists() else []
+    entries = read_environment(path) if path.exists() else []
     entries.append(
         {
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,10 +249,25 @@ def record_environment(run: Path, command: list[str]) -> None:
     write_atomically(path, json.dumps(entries, indent=1))
 
 
+def read_environment(path: Path) -> list[dict[str, Any]]:
+    """The entries of an environment.json. Raises SearchError."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(entry["started_at"], str) for entry in entries) or not entries:
+            raise ValueError("it has no entries of starts")
+        return list(entries)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SearchError(
+            f"{path} is damaged ({error}). It says how the search was started: restore it from a copy, or remove it."
+        ) from None
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text so that a reader, or a crash, never meets half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.unlink(missing_ok=True)
+    with unfinished.open("x", encoding="utf-8") as stream:  # x: never through a link that lay in wait
+        stream.write(text)
     unfinished.replace(path)
 
 

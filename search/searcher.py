@@ -5,7 +5,7 @@ Optuna's journal is the record and Ray the executor: nothing here reads what Ray
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,8 +79,17 @@ class LiveTrial:
 class StudySearcher(Searcher):
     """Hands out `pending` trials first, then asks the study for new ones until N; see DESIGN's table of endings."""
 
-    def __init__(self, study: optuna.Study, config: SearchConfig, num_classes: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: SearchConfig,
+        num_classes: int,
+        for_workers: Callable[[Path], str] = str,
+        save: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`for_workers` names a checkpoint as they find it; `save` is called when the record must be safe."""
         super().__init__(metric=METRIC, mode="max")
+        self.for_workers, self.save_record = for_workers, save
         self.study, self.config, self.num_classes = study, config, num_classes
         self.space = config.search_space
         self.pending: list[LiveTrial] = []  # to go on with
@@ -114,10 +123,12 @@ class StudySearcher(Searcher):
                 return Searcher.FINISHED
             live = proposed
         self.live[trial_id] = live
+        self.save_record()  # a trial that runs is known, whatever becomes of this process and its machine
         return {
             "number": live.number,
             "trial_config": live.config.model_dump_json(),
-            "start_from": None if live.start_from is None else str(live.start_from),
+            "start_from": None if live.start_from is None else self.for_workers(live.start_from),
+            "storage_timeout": self.config.resources.storage_timeout,
         }
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -164,6 +175,7 @@ class StudySearcher(Searcher):
     def _finished(self, trial_id: str) -> None:
         del self.live[trial_id]
         self.num_finished += 1
+        self.save_record()
 
     def is_enough(self, num_trials: int) -> bool:
         """Whether the search asks for no more trials than that; never where only a time budget ends it."""

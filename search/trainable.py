@@ -2,12 +2,12 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
+from pyarrow.fs import FileSelector
 from ray import tune
 
 from training import load_state, new_state, save_checkpoint, train
@@ -15,19 +15,22 @@ from training.checkpoint import CheckpointError
 from training.config import TrialConfig
 from training.data import TrainData
 from training.loop import EpochResult, TrainState
+from training.storage import patiently
 
 
 def trainable(params: dict[str, Any], data: TrainData) -> None:
     """Train one trial from its newest checkpoint, reporting every epoch with a checkpoint.
 
-    `params` holds number, trial_config (JSON) and start_from (a checkpoint directory or None).
+    `params` holds number, trial_config (JSON), start_from (path or URL of a checkpoint, or None) and storage_timeout
+    (seconds).
     """
     device = use_resources(tune.get_context().get_trial_resources().required_resources)
-    state = starting_state(params, data, device)
+    state, passed_over = starting_state(params, data, device)
     if state.finished:  # the driver died between the last epoch and its record
-        report(state, state.results[-1], params["number"])
+        report(state, state.results[-1], params, passed_over)
     for result in train(state, data):
-        report(state, result, params["number"])
+        report(state, result, params, passed_over)
+        passed_over = []
 
 
 def use_resources(resources: Mapping[str, float]) -> torch.device:
@@ -40,28 +43,50 @@ def use_resources(resources: Mapping[str, float]) -> torch.device:
     return device
 
 
-def report(state: TrainState, result: EpochResult, number: int) -> None:
-    """Hand one epoch and its checkpoint to Ray, which copies the checkpoint into the trial's directory."""
-    with tempfile.TemporaryDirectory() as directory:
-        save_checkpoint(state, directory, number)
-        tune.report(asdict(result), checkpoint=tune.Checkpoint.from_directory(directory))
+def report(state: TrainState, result: EpochResult, params: dict[str, Any], passed_over: list[str]) -> None:
+    """Hand one epoch and its checkpoint to Ray, which copies the checkpoint into the trial's directory.
 
+    `passed_over`: what is wrong with checkpoints that training did not start from, for the driver to say. Tried again
+    where storage does not answer, for `storage_timeout` seconds. Raises StorageError.
+    """
 
-def starting_state(params: dict[str, Any], data: TrainData, device: torch.device) -> TrainState:
-    """Ray's own checkpoint after a worker's death, else the one that resume found, else a new network."""
-    config = TrialConfig.model_validate_json(params["trial_config"])
-    with ExitStack() as stack:
-        for directory in _candidates(params, stack):
+    def save_and_report() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            save_checkpoint(state, directory, params["number"])
             try:
-                return load_state(directory, data, device)
-            except CheckpointError as error:
-                print(f"trial {params['number']}: {error}; trying what came before it")
-    return new_state(config, data, device)
+                metrics = {**asdict(result), "passed_over": passed_over}
+                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(directory))
+            except RuntimeError as error:  # Ray's word for a run directory that is not there
+                raise OSError(str(error).strip().partition("\n")[0]) from error
+
+    patiently(save_and_report, params["storage_timeout"])
 
 
-def _candidates(params: dict[str, Any], stack: ExitStack) -> Iterator[Path]:
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        yield Path(stack.enter_context(checkpoint.as_directory()))
+def starting_state(params: dict[str, Any], data: TrainData, device: torch.device) -> tuple[TrainState, list[str]]:
+    """The newest intact checkpoint after a worker's death, else the one that resume found, else a new network.
+
+    Also what is wrong with the checkpoints that were passed over.
+    """
+    config = TrialConfig.model_validate_json(params["trial_config"])
+    passed_over: list[str] = []
+    for checkpoint in _candidates(params):
+        copy = checkpoint.path
+        try:
+            with checkpoint.as_directory() as copy:
+                return load_state(copy, data, device, config), passed_over
+        except (CheckpointError, FileNotFoundError) as error:
+            passed_over.append(str(error).replace(str(copy), checkpoint.path))
+    return new_state(config, data, device), passed_over
+
+
+def _candidates(params: dict[str, Any]) -> Iterator[tune.Checkpoint]:
+    newest = tune.get_checkpoint()
+    if newest is not None:
+        yield newest
+        files, place = newest.filesystem, PurePosixPath(newest.path)
+        beside = [PurePosixPath(info.path) for info in files.get_file_info(FileSelector(str(place.parent)))]
+        older = [path for path in beside if path.match("checkpoint_*") and path.name < place.name]
+        for path in sorted(older, reverse=True):
+            yield tune.Checkpoint(str(path), files)
     if params["start_from"] is not None:
-        yield Path(params["start_from"])
+        yield tune.Checkpoint(params["start_from"])

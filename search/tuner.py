@@ -1,7 +1,6 @@
 """Runs a search: data, Ray, study and Tuner put together; the run directory says everything afterwards."""
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -9,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # Read by Ray when a search starts. Its own loggers write again what meta.json holds.
@@ -19,33 +17,33 @@ os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped t
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints its tables, and would drop our Progress
 
 import optuna
-import ray
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray import tune
 from rich.console import Console
 from rich.text import Text
 
+from search.cluster import Share, workers
 from search.config import SearchConfig, check_defaults, first_params
 from search.progress import Progress, trial_directory
+from search.ray_faults import mend_ray
 from search.retraining import Retraining, RetrainingSearcher, fixed_config
 from search.run_directory import (
     CONFIG,
-    SearchError,
-    create_run,
     find_checkpoint,
     locked,
     open_study,
     record_environment,
     write_atomically,
 )
+from search.run_storage import Keeper, RunStorage
 from search.sampler import build_sampler
 from search.searcher import InTime, LiveTrial, NumberedASHA, StudySearcher, end_trial
 from search.trainable import trainable
 from search.warm_start import warm_start
 from training.data import TrainData, load_data
 from training.loop import EpochResult
+from training.storage import StorageError
 
-MAX_TRIALS_PER_GPU = 4
 CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
 SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the command: workers, Ray, the leaderboard
 
@@ -60,30 +58,33 @@ class Outcome:
     out_of_time: bool
 
 
-def run_search(config: SearchConfig, run: Path, resume: bool, console: Console, started: float) -> Outcome:
+def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console: Console, started: float) -> Outcome:
     """Search until N trials are finished, in a new run directory or going on from what a journal holds.
 
     A time budget counts from `started`, the command's start by time.monotonic(). Raises ConfigError, DataError and
     SearchError before the first trial, and OSError or TuneError where storage fails.
     """
     data = load_data(config.data)
-    num_classes = len(data.train.class_names)
+    num_classes, run = len(data.train.class_names), storage.path
     check_defaults(config, num_classes)
     if not resume:
-        create_run(run)
+        storage.create()
     verb = "Going on with" if resume else "Searching in"
-    announce(f"{verb} {run}: {config.search.budget} on {config.data.dataset}", run, console)
-    with locked(run):
+    announce(f"{verb} {storage}: {config.search.budget} on {config.data.dataset}", storage, console)
+    with locked(run), kept(config, storage, console) as keeper, contextlib.ExitStack() as undone:
+        if not resume:  # the name is free again where something keeps the search from its first trial
+            undone.callback(storage.remove)
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)
-        with workers(config, data) as (resources, slots):
-            study = open_study(run, config)
+        with workers(config, data, storage, console) as share:
+            study = open_study(run, config, keeper.patience, keeper.notice)
+            undone.pop_all()
             for line in [*warm_start(study, config, num_classes), *queue_first(study, config, num_classes)]:
                 console.print(Text(line))
             study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
-            searcher = StudySearcher(study, config, num_classes)
+            searcher = StudySearcher(study, config, num_classes, storage.for_workers, keeper.save)
             searcher.ends_at = end_of_training(config, started)
-            return run_trials(searcher, data, run, resources, slots, console)
+            return run_trials(searcher, data, storage, keeper, share, console)
 
 
 def run_retraining(config: SearchConfig, retraining: Retraining, console: Console) -> Outcome:
@@ -93,32 +94,52 @@ def run_retraining(config: SearchConfig, retraining: Retraining, console: Consol
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data = load_data(config.data)
-    num_classes, run = len(data.train.class_names), retraining.run
+    storage = retraining.run
+    num_classes, run = len(data.train.class_names), storage.path
     run.mkdir(exist_ok=True)
-    with locked(run):
-        study = open_study(run, None)
+    with locked(run), kept(config, storage, console) as keeper:
+        study = open_study(run, None, keeper.patience, keeper.notice)
         config = fixed_config(config, retraining.queue(study))
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)
-        announce(f"Training in {run}: {config.search.budget} on {config.data.dataset}", run, console)
-        with workers(config, data) as (resources, slots):
+        announce(f"Training in {storage}: {config.search.budget} on {config.data.dataset}", storage, console)
+        with workers(config, data, storage, console) as share:
             study.sampler = build_sampler(config, num_classes, 0)
-            searcher = RetrainingSearcher(study, config, num_classes, retraining)
-            return run_trials(searcher, data, run, resources, slots, console)
+            searcher = RetrainingSearcher(study, config, num_classes, retraining, keeper.save)
+            return run_trials(searcher, data, storage, keeper, share, console)
 
 
-def announce(what: str, run: Path, console: Console) -> None:
+def announce(what: str, storage: RunStorage, console: Console) -> None:
     console.print(Text(what))
-    console.print(Text(f"Learning curves: tensorboard --logdir {run}", style="dim"))
+    console.print(Text(f"Learning curves: tensorboard --logdir {storage.path}", style="dim"))
+
+
+@contextlib.contextmanager
+def kept(config: SearchConfig, storage: RunStorage, console: Console) -> Iterator[Keeper]:
+    """What keeps the record safe while a search runs; it does so once more at the end."""
+    keeper = Keeper(storage, config.resources.storage_timeout, lambda line: console.print(Text(line, style="yellow")))
+    try:
+        yield keeper
+    finally:
+        if keeper.lost is None and storage.path.exists():
+            keeper.save()
 
 
 def run_trials(
-    searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], slots: int, console: Console
+    searcher: StudySearcher,
+    data: TrainData,
+    storage: RunStorage,
+    keeper: Keeper,
+    share: Share,
+    console: Console,
 ) -> Outcome:
     """Train a searcher's trials, those that an earlier command left unfinished first, and settle the study."""
-    searcher.pending = list(unfinished_trials(searcher, run))
-    searcher.slots = slots
-    interrupted = fit(searcher, data, run, resources, console)
+    searcher.pending = list(unfinished_trials(searcher, storage))
+    searcher.slots = share.slots
+    with keeper.watching(give_up=lambda: os.kill(os.getpid(), signal.SIGINT)):
+        interrupted = fit(searcher, data, storage, share.resources, console)
+    if keeper.lost is not None:
+        raise StorageError(keeper.lost)
     if not interrupted:
         settle(searcher)
     trials = searcher.study.get_trials(deepcopy=False)
@@ -139,13 +160,16 @@ def queue_first(study: optuna.Study, config: SearchConfig, num_classes: int) -> 
     return left_out
 
 
-def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str, float], console: Console) -> bool:
+def fit(
+    searcher: StudySearcher, data: TrainData, storage: RunStorage, resources: dict[str, float], console: Console
+) -> bool:
     """Let Ray run the searcher's trials; True where a signal ended it."""
     config = searcher.config
     # Let all workers start at once. A worker whose trial ends takes the trial of one that is still starting, and Ray
     # ends that one: with short trials, and workers started one after the other, the second core would never be used.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.slots)
-    with Progress(searcher, run, console) as progress, deadline(searcher), interruptible() as was_interrupted:
+    mend_ray()
+    with Progress(searcher, storage.path, console) as progress, deadline(searcher), interruptible() as was_interrupted:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, data=data), resources),
             tune_config=tune.TuneConfig(
@@ -156,8 +180,8 @@ def fit(searcher: StudySearcher, data: TrainData, run: Path, resources: dict[str
                 trial_dirname_creator=trial_directory,
             ),
             run_config=tune.RunConfig(
-                name=run.name,
-                storage_path=str(run.parent),
+                name=storage.name,
+                **storage.ray_location,
                 callbacks=[progress],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
                 failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
@@ -178,7 +202,7 @@ def build_scheduler(searcher: StudySearcher) -> InTime:
     return scheduler
 
 
-def unfinished_trials(searcher: StudySearcher, run: Path) -> Iterator[LiveTrial]:
+def unfinished_trials(searcher: StudySearcher, storage: RunStorage) -> Iterator[LiveTrial]:
     """The trials that the journal shows RUNNING, under their own number, each with its newest readable checkpoint.
 
     Epochs that only a checkpoint knows are added to the journal; a trial that had trained its last epoch is ended.
@@ -189,7 +213,8 @@ def unfinished_trials(searcher: StudySearcher, run: Path) -> Iterator[LiveTrial]
         if not isinstance(live, LiveTrial):
             continue  # infeasible, and told so
         live.reported |= set(frozen.intermediate_values)
-        results = live.go_on_from(find_checkpoint(run, live.number) or live.start_from)
+        storage.pull_trial(live.number)
+        results = live.go_on_from(find_checkpoint(storage.path, live.number) or live.start_from)
         if not tell_ending(study, live, frozen, results[-1] if results else None):
             yield live
         else:
@@ -265,62 +290,3 @@ def interruptible() -> Iterator[threading.Event]:
         interrupted.set()
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def workers(config: SearchConfig, data: TrainData) -> Iterator[tuple[dict[str, float], int]]:
-    """Start or join Ray; gives what one trial gets, and how many trials the machine or cluster holds at a time.
-
-    Raises SearchError.
-    """
-    with ray_started(config) as cluster:
-        check_memory(data, cluster)
-        resources = trial_resources(config, cluster)
-        yield resources, min(int(cluster[kind] / amount) for kind, amount in resources.items())
-
-
-@contextlib.contextmanager
-def ray_started(config: SearchConfig) -> Iterator[dict[str, float]]:
-    """Start Ray on this machine, or join the cluster at resources.address; gives its resources."""
-    address = config.resources.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are reported by our own words
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            project = str(Path(__file__).parent.parent)
-            code = {"working_dir": project, "excludes": ["/.git", "/data", "/runs", "/tests", "/analysis"]}
-            ray.init(address=address, runtime_env=code, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SearchError(f"Ray cannot be started or reached at {address or 'this machine'}: {error}") from error
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
-
-
-def trial_resources(config: SearchConfig, cluster: dict[str, float]) -> dict[str, float]:
-    """What one trial gets. By default a core, and a share of a GPU where there are any. Raises SearchError."""
-    cpus, gpus = config.resources.cpus_per_trial, config.resources.gpus_per_trial
-    if gpus is None:
-        num_gpus = cluster.get("GPU", 0.0)
-        per_gpu = max(1, min(MAX_TRIALS_PER_GPU, int(cluster.get("CPU", 1.0) / cpus / max(num_gpus, 1.0))))
-        gpus = 1 / per_gpu if num_gpus else 0.0
-    wanted = {"CPU": cpus, "GPU": gpus}
-    for kind, amount in wanted.items():
-        if amount > cluster.get(kind, 0.0):
-            key = f"resources.{kind.lower()}s_per_trial"
-            raise SearchError(f"{key}={amount:g}, but Ray has {cluster.get(kind, 0.0):g} {kind}(s). Ask for less.")
-    return {kind: amount for kind, amount in wanted.items() if amount}
-
-
-def check_memory(data: TrainData, cluster: dict[str, float]) -> None:
-    """Refuse data that the object store cannot hold. Raises SearchError."""
-    capacity = cluster.get("object_store_memory", float("inf"))
-    if data.num_bytes > 0.9 * capacity:
-        raise SearchError(
-            f"the data set takes {data.num_bytes / 2**30:.1f} GiB, Ray's object store {capacity / 2**30:.1f} GiB. "
-            "Lower data.image_size, or start Ray with a larger --object-store-memory and give its --address."
-        )

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from optuna.trial import TrialState
 from search.config import SearchConfig
 from search.earlier import EarlierSearch, EarlierTrial, map_trial, read_search
 from search.run_directory import SearchError
+from search.run_storage import RunStorage
 from training.config import ConfigError
 
 BEST_FIRST = 3  # configurations of earlier searches that are trained right after trial 0
@@ -24,7 +24,7 @@ def check_earlier(config: SearchConfig) -> None:
     errors = []
     for run in config.search.warm_start:
         try:
-            read_search(Path(run), config)
+            read_search(RunStorage(run), config)
         except SearchError as error:
             errors.append(f"--warm-start: {error}")
     if errors:
@@ -38,7 +38,7 @@ def warm_start(study: optuna.Study, config: SearchConfig, num_classes: int) -> l
     """
     if not config.search.warm_start or DONE in study.user_attrs:
         return []
-    searches = [read_search(Path(run), config) for run in config.search.warm_start]
+    searches = [read_search(RunStorage(run), config) for run in config.search.warm_start]
     space = config.search_space
     mapped = [[map_trial(trial, search, config, space, num_classes) for trial in search.trials] for search in searches]
     first = best_configurations(searches, mapped, config)

@@ -117,9 +117,22 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> Con
     return model.to(device).eval()
 
 
-def load_state(directory: Path | str, data: TrainData, device: torch.device | str = "cpu") -> TrainState:
-    """The state to go on training from. Raises CheckpointError, also where the data have other classes or shapes."""
+def check_config(directory: Path | str, meta: dict[str, Any], config: TrialConfig | None) -> None:
+    """Make sure that a checkpoint was trained with a config, wherever its data lay. Raises CheckpointError."""
+    elsewhere = {"data": {"data_dir"}}
+    if config is not None and meta["config"].model_dump(exclude=elsewhere) != config.model_dump(exclude=elsewhere):
+        raise CheckpointError(f"{directory} is another trial's: it was trained with another configuration or seed")
+
+
+def load_state(
+    directory: Path | str,
+    data: TrainData,
+    device: torch.device | str = "cpu",
+    config: TrialConfig | None = None,
+) -> TrainState:
+    """The state to go on training from. Raises CheckpointError, also where data or `config` are other ones."""
     meta = read_meta(directory)
+    check_config(directory, meta, config)
     train_set: ImageSet = data.train
     if (train_set.image_shape, train_set.class_names) != (meta["image_shape"], meta["class_names"]):
         raise CheckpointError(f"{directory} was trained on other data: classes or image shape differ")

@@ -68,22 +68,22 @@ class TrainData:
         return self.train.images.nbytes + self.val.images.nbytes
 
 
-def load_data(config: DataConfig) -> TrainData:
+def load_data(config: DataConfig, may_write: bool = True) -> TrainData:
     """Load, and where needed download, the official train split, and cut it into train and val: stratified, by seed.
 
-    Raises DataError.
+    Without `may_write` data_dir is only read: nothing is downloaded, and no decoded folder kept. Raises DataError.
     """
-    return split_train(load_official_train(config), config)
+    return split_train(load_official_train(config, may_write), config)
 
 
-def load_official_train(config: DataConfig) -> ImageSet:
+def load_official_train(config: DataConfig, may_write: bool = True) -> ImageSet:
     """The official train split, whole. Raises DataError."""
-    return _load(config, "train")
+    return _load(config, "train", may_write)
 
 
-def load_test(config: DataConfig) -> ImageSet:
+def load_test(config: DataConfig, may_write: bool = True) -> ImageSet:
     """The official test split; for digits, which have none, a cut with a fixed seed. Raises DataError."""
-    return _load(config, "test")
+    return _load(config, "test", may_write)
 
 
 def split_train(official: ImageSet, config: DataConfig) -> TrainData:
@@ -117,12 +117,12 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tu
     return tuple(means), tuple(stds)
 
 
-def _load(config: DataConfig, split: str) -> ImageSet:
+def _load(config: DataConfig, split: str, may_write: bool) -> ImageSet:
     if config.dataset in CIFAR:
-        return _load_cifar(config, split)
+        return _load_cifar(config, split, may_write)
     if config.dataset == "digits":
         return _load_digits(config, split)
-    return _load_folder(config, split)
+    return _load_folder(config, split, may_write)
 
 
 def cifar_is_available(config: DataConfig, timeout_seconds: float = 10.0) -> bool:
@@ -136,13 +136,17 @@ def cifar_is_available(config: DataConfig, timeout_seconds: float = 10.0) -> boo
     return False
 
 
-def _load_cifar(config: DataConfig, split: str) -> ImageSet:
+def _load_cifar(config: DataConfig, split: str, may_write: bool) -> ImageSet:
     dataset_class = CIFAR[config.dataset]
     try:
         try:
             dataset = dataset_class(config.data_dir, train=split == "train")
         except RuntimeError:  # not there, or an MD5 sum differs
+            if not may_write:
+                raise DataError(f"{config.dataset} is not in {config.data_dir}, which is only read here.") from None
             dataset = dataset_class(config.data_dir, train=split == "train", download=True)
+    except DataError:
+        raise
     except Exception as error:
         archive = Path(config.data_dir) / dataset_class.filename
         raise DataError(
@@ -181,12 +185,12 @@ def _resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
 # Image folders: PATH/train/<class>/*, PATH/test/<class>/*
 
 
-def _load_folder(config: DataConfig, split: str) -> ImageSet:
+def _load_folder(config: DataConfig, split: str, may_write: bool) -> ImageSet:
     listed = _list_folder(config)
     class_names = tuple(sorted(listed[split]))
     files = [file for name in class_names for file in listed[split][name]]
     labels = np.repeat(np.arange(len(class_names)), [len(listed[split][name]) for name in class_names])
-    return ImageSet(_decode_cached(files, config, split), labels.astype(np.int64), class_names)
+    return ImageSet(_decode_cached(files, config, split, may_write), labels.astype(np.int64), class_names)
 
 
 def _list_folder(config: DataConfig) -> dict[str, dict[str, list[Path]]]:
@@ -217,19 +221,21 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _decode_cached(files: list[Path], config: DataConfig, split: str) -> NDArray[np.uint8]:
+def _decode_cached(files: list[Path], config: DataConfig, split: str, may_write: bool) -> NDArray[np.uint8]:
     """Decoded images (N, H, W, 3), from data_dir/.cache where no name, size or time of a file has changed."""
     fingerprint = hashlib.sha256(str(config.image_size).encode())
     for file in files:
         status = file.stat()
-        fingerprint.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    place = hashlib.sha256(f"{config.dataset}\0{split}\0{config.image_size}".encode()).hexdigest()[:16]
+        fingerprint.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+    place = hashlib.sha256(os.fsencode(f"{config.dataset}\0{split}\0{config.image_size}")).hexdigest()[:16]
     cached = Path(config.data_dir) / ".cache" / f"{place}-{fingerprint.hexdigest()[:16]}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
-        images = np.load(cached)
-        if images.shape[0] == len(files):
-            return images
+        kept = np.lib.format.open_memmap(cached, mode="r")  # which takes no memory for what a header claims
+        if (kept.shape, kept.dtype) == ((len(files), config.image_size, config.image_size, 3), np.uint8):
+            return np.array(kept)
     images = _decode(files, config.image_size, f"Decoding {len(files)} {split} images")
+    if not may_write:
+        return images
     try:
         _keep(images, cached, outdated=f"{place}-*.npy")
     except OSError as error:
@@ -242,7 +248,8 @@ def _decode_cached(files: list[Path], config: DataConfig, split: str) -> NDArray
 def _keep(images: NDArray[np.uint8], cached: Path, outdated: str) -> None:
     cached.parent.mkdir(parents=True, exist_ok=True)
     unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
-    with unfinished.open("wb") as stream:
+    unfinished.unlink(missing_ok=True)
+    with unfinished.open("xb") as stream:  # x: never through a link that lay in wait
         np.save(stream, images)
     for other in cached.parent.glob(outdated):
         other.unlink(missing_ok=True)
@@ -267,6 +274,8 @@ def decode_image(file: Path, image_size: int) -> NDArray[np.uint8]:
         with Image.open(file) as opened:
             if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # at which Pillow only warns
                 raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels, too many")
+            if opened.format == "EPS":  # Pillow would have Ghostscript run it
+                raise ValueError("PostScript is a program, which is not run")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):  # 16 and 32 bits a pixel, which convert() would clip at 255
                 values = np.asarray(image, dtype=np.int64)

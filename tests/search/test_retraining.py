@@ -20,6 +20,7 @@ from search.retraining import (
     summary_table,
 )
 from search.run_directory import CONFIG, SearchError, locked, open_study
+from search.run_storage import RunStorage
 from search.searcher import LiveTrial, trial_seed
 
 SGD = {"model.depth": 1, "model.kernel_size.0": 3, "optimizer.name": "sgd", "optimizer.momentum": 0.9}
@@ -65,9 +66,9 @@ def search(tmp_path: Path, quick: SearchConfig) -> Search:
 
 
 def opened(retraining: Retraining) -> optuna.Study:
-    retraining.run.mkdir(exist_ok=True)
-    with locked(retraining.run):
-        return open_study(retraining.run, None)
+    retraining.run.path.mkdir(exist_ok=True)
+    with locked(retraining.run.path):
+        return open_study(retraining.run.path, None)
 
 
 def handed_out(study: optuna.Study, retraining: Retraining, config: SearchConfig) -> list[LiveTrial]:
@@ -85,14 +86,14 @@ def test_the_best_complete_configurations_and_the_defaults_are_confirmed_each_on
     search.add(at_rate(0.03), [0.99], "asha")
     search.add(at_rate(0.04), [0.1, 0.2, 0.6])
     search.add(at_rate(0.05), [0.1, 0.2, 0.5])
-    assert plan_confirmation(search.run, top=2, seeds=3).wanted == {1: 3, 5: 3, 0: 3}
-    assert plan_confirmation(search.run, top=9, seeds=1).wanted == {1: 1, 5: 1, 6: 1, 0: 1}
+    assert plan_confirmation(RunStorage(search.run), top=2, seeds=3).wanted == {1: 3, 5: 3, 0: 3}
+    assert plan_confirmation(RunStorage(search.run), top=9, seeds=1).wanted == {1: 1, 5: 1, 6: 1, 0: 1}
 
 
 def test_a_confirmation_asked_for_again_trains_what_is_missing(search: Search, quick: SearchConfig) -> None:
     search.add(at_rate(0.01), [0.1, 0.2, 0.7])
     search.add(at_rate(0.02), [0.1, 0.2, 0.9])
-    first = plan_confirmation(search.run, top=1, seeds=2)
+    first = plan_confirmation(RunStorage(search.run), top=1, seeds=2)
     study = opened(first)
     assert first.queue(study) == 4
     trials = handed_out(study, first, quick)
@@ -100,7 +101,7 @@ def test_a_confirmation_asked_for_again_trains_what_is_missing(search: Search, q
     assert [live.trial.params for live in trials] == [at_rate(0.02), at_rate(0.01)] * 2
     study.tell(trials[0].trial, 0.5)
     study.tell(trials[1].trial, state=TrialState.FAIL)  # to be trained again
-    second = plan_confirmation(search.run, top=1, seeds=3)
+    second = plan_confirmation(RunStorage(search.run), top=1, seeds=3)
     assert second.queue(study) == 7  # those four, and 1 for trial 1, 2 for trial 0
     waiting = Counter(source_number(t) for t in study.trials if t.state == TrialState.WAITING)
     assert waiting == {1: 1, 0: 2}
@@ -110,7 +111,7 @@ def test_a_confirmation_asked_for_again_trains_what_is_missing(search: Search, q
 
 def test_confirmations_have_seeds_of_their_own_and_the_searchs_split(search: Search, quick: SearchConfig) -> None:
     search.add(at_rate(0.01), [0.1, 0.2, 0.7])
-    retraining = plan_confirmation(search.run, top=1, seeds=5)
+    retraining = plan_confirmation(RunStorage(search.run), top=1, seeds=5)
     study = opened(retraining)
     retraining.queue(study)
     configs = [live.config for live in handed_out(study, retraining, quick)]
@@ -125,7 +126,7 @@ def test_an_audited_trial_goes_on_from_its_checkpoint_with_its_own_seed(
     search.add(at_rate(0.01), [0.1, 0.2, 0.7])
     number = search.add(at_rate(0.02), [0.3], "asha")
     search.checkpoint(number, trained_checkpoints[0])
-    retraining = plan_audit(search.run, num_trials=5, seed=0)
+    retraining = plan_audit(RunStorage(search.run), num_trials=5, seed=0)
     assert retraining.wanted == {number: 1}
     study = opened(retraining)
     retraining.queue(study)
@@ -146,31 +147,31 @@ def test_an_audit_draws_among_trials_that_asha_stopped_and_grows(
         if index != 4:  # which has lost its checkpoint
             search.checkpoint(number, trained_checkpoints[0])
     candidates = {1, 2, 3, 4, 6, 7, 8, 9}
-    small = plan_audit(search.run, 3, seed=0)
+    small = plan_audit(RunStorage(search.run), 3, seed=0)
     assert len(small.wanted) == 3 and candidates.issuperset(small.wanted)
-    assert plan_audit(search.run, 3, seed=0).wanted == small.wanted
-    assert len({tuple(plan_audit(search.run, 3, seed=seed).wanted) for seed in range(20)}) > 10
+    assert plan_audit(RunStorage(search.run), 3, seed=0).wanted == small.wanted
+    assert len({tuple(plan_audit(RunStorage(search.run), 3, seed=seed).wanted) for seed in range(20)}) > 10
     study = opened(small)
     small.queue(study)
     handed_out(study, small, quick)
-    larger = plan_audit(search.run, 6, seed=0)
+    larger = plan_audit(RunStorage(search.run), 6, seed=0)
     assert list(larger.wanted)[:3] == list(small.wanted) and len(larger.wanted) == 6
-    assert plan_audit(search.run, 100, seed=0).wanted.keys() == candidates
+    assert plan_audit(RunStorage(search.run), 100, seed=0).wanted.keys() == candidates
 
 
 def test_what_cannot_be_confirmed_or_audited_is_refused_with_the_remedy(search: Search) -> None:
     with pytest.raises(SearchError, match="has not begun"):
-        plan_confirmation(search.run, 3, 5)
+        plan_confirmation(RunStorage(search.run), 3, 5)
     search.add(at_rate(0.01), [0.1], "time_budget")
     with pytest.raises(SearchError, match=r"no trial is COMPLETE.*--resume"):
-        plan_confirmation(search.run, 3, 5)
+        plan_confirmation(RunStorage(search.run), 3, 5)
     with pytest.raises(SearchError, match="no trial was stopped by ASHA"):
-        plan_audit(search.run, 3, 0)
+        plan_audit(RunStorage(search.run), 3, 0)
 
 
 def test_the_summary_counts_what_has_ended(search: Search, quick: SearchConfig) -> None:
     search.add(at_rate(0.01), [0.1, 0.2, 0.7])
-    retraining = plan_confirmation(search.run, top=1, seeds=2)
+    retraining = plan_confirmation(RunStorage(search.run), top=1, seeds=2)
     study = opened(retraining)
     retraining.queue(study)
     first, _ = handed_out(study, retraining, quick)

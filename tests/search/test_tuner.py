@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -13,64 +12,25 @@ from ray.tune.search import Searcher
 
 import search.tuner
 from search.config import SearchConfig, parse_config
-from search.run_directory import SearchError, locked, open_study
+from search.run_directory import locked, open_study
+from search.run_storage import RunStorage
 from search.searcher import StudySearcher, counts_towards_num_samples
 from search.tuner import (
     SHUTDOWN_SECONDS,
     build_scheduler,
-    check_memory,
     deadline,
     end_of_training,
     queue_first,
     settle,
-    trial_resources,
     unfinished_trials,
 )
 from training.checkpoint import read_meta
-from training.data import ImageSet, TrainData
-
-
-def config_with(**resources: float) -> SearchConfig:
-    return parse_config({"resources": resources}, {})
 
 
 def new_searcher(study: optuna.Study, config: SearchConfig) -> StudySearcher:
     searcher = StudySearcher(study, config, num_classes=10)
     searcher.slots = 100
     return searcher
-
-
-@pytest.mark.parametrize(
-    ("asked", "cluster", "wanted"),
-    [
-        ({}, {"CPU": 2.0}, {"CPU": 1.0}),
-        ({"cpus_per_trial": 2.0}, {"CPU": 2.0}, {"CPU": 2.0}),
-        ({}, {"CPU": 16.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.25}),
-        ({}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}),
-        ({}, {"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}),
-        ({"gpus_per_trial": 0.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0}),
-        ({"gpus_per_trial": 0.5}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}),
-    ],
-)
-def test_resources_follow_from_the_cluster_unless_given(
-    asked: dict[str, float], cluster: dict[str, float], wanted: dict[str, float]
-) -> None:
-    assert trial_resources(config_with(**asked), cluster) == wanted
-
-
-def test_more_than_there_is_is_refused_instead_of_waited_for() -> None:
-    with pytest.raises(SearchError, match=r"resources.cpus_per_trial=4, but Ray has 2 CPU"):
-        trial_resources(config_with(cpus_per_trial=4.0), {"CPU": 2.0})
-    with pytest.raises(SearchError, match=r"resources.gpus_per_trial=1, but Ray has 0 GPU"):
-        trial_resources(config_with(gpus_per_trial=1.0), {"CPU": 2.0})
-
-
-def test_data_beyond_the_object_store_are_refused() -> None:
-    images = ImageSet(np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int64), ("a", "b"))
-    data = TrainData(images, images, (0.0,) * 3, (1.0,) * 3)
-    check_memory(data, {"object_store_memory": 2.0 * data.num_bytes})
-    with pytest.raises(SearchError, match=r"object store"):
-        check_memory(data, {"object_store_memory": 0.5 * data.num_bytes})
 
 
 def test_resume_goes_on_where_the_checkpoints_are(
@@ -89,7 +49,7 @@ def test_resume_goes_on_where_the_checkpoints_are(
     before.on_trial_result("c", {"epoch": 1, "val_accuracy": 0.25})
 
     after = new_searcher(study, quick)
-    after.pending = list(unfinished_trials(after, tmp_path))
+    after.pending = list(unfinished_trials(after, RunStorage(tmp_path)))
     assert [live.number for live in after.pending] == numbers
     starts = [live.start_from for live in after.pending]
     assert starts == [tmp_path / f"trial_{numbers[0]:04d}_a" / "checkpoint_000001", None, third / "checkpoint_000000"]
@@ -110,7 +70,7 @@ def test_a_trial_that_had_trained_its_last_epoch_is_ended_not_run(
     new_searcher(study, two_epochs).suggest("a")
     shutil.copytree(trained_checkpoints[1], tmp_path / "trial_0000_a" / "checkpoint_000001")
     after = new_searcher(study, two_epochs)
-    assert list(unfinished_trials(after, tmp_path)) == []
+    assert list(unfinished_trials(after, RunStorage(tmp_path))) == []
     last = read_meta(trained_checkpoints[1])["results"][-1]
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, last.val_accuracy)
     assert after.num_finished == 1
@@ -197,7 +157,7 @@ def test_a_kill_between_the_reason_and_the_ending_does_not_revive_a_trial(
     before.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
     before.live["a"].trial.set_user_attr(*attribute)
     after = new_searcher(study, quick)
-    assert list(unfinished_trials(after, tmp_path)) == []
+    assert list(unfinished_trials(after, RunStorage(tmp_path))) == []
     assert study.trials[0].state.name == state and after.num_finished == 1
 
 

@@ -1,0 +1,125 @@
+"""How trials share the nodes of a cluster, and what is asked of it before it is joined."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import search.cluster
+from search.cluster import check_memory, count_slots, ray_started, trial_resources
+from search.config import SearchConfig, parse_config
+from search.run_directory import SearchError
+from training.data import ImageSet, TrainData
+
+
+def config_with(**resources: float) -> SearchConfig:
+    return parse_config({"resources": resources}, {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "node", "wanted"),
+    [
+        ({}, {"CPU": 2.0}, {"CPU": 1.0}),
+        ({"cpus_per_trial": 2.0}, {"CPU": 2.0}, {"CPU": 2.0}),
+        ({}, {"CPU": 16.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.25}),
+        ({}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}),
+        ({}, {"CPU": 1.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}),
+        ({"gpus_per_trial": 0.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0}),
+        ({"gpus_per_trial": 0.5}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}),
+    ],
+)
+def test_resources_follow_from_the_cluster_unless_given(
+    asked: dict[str, float], node: dict[str, float], wanted: dict[str, float]
+) -> None:
+    assert trial_resources(config_with(**asked), [node]) == wanted
+
+
+def test_more_than_there_is_is_refused_instead_of_waited_for() -> None:
+    with pytest.raises(SearchError, match=r"resources.cpus_per_trial=4, but Ray has 2 CPU"):
+        trial_resources(config_with(cpus_per_trial=4.0), [{"CPU": 2.0}])
+    with pytest.raises(SearchError, match=r"resources.gpus_per_trial=1, but Ray has 0 GPU"):
+        trial_resources(config_with(gpus_per_trial=1.0), [{"CPU": 2.0}])
+
+
+def test_data_beyond_the_object_store_are_refused() -> None:
+    images = ImageSet(np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int64), ("a", "b"))
+    data = TrainData(images, images, (0.0,) * 3, (1.0,) * 3)
+    check_memory(data, [{"object_store_memory": 2.0 * data.num_bytes}])
+    with pytest.raises(SearchError, match=r"object store"):
+        check_memory(
+            data, [{"object_store_memory": 2.0 * data.num_bytes}, {"object_store_memory": 0.5 * data.num_bytes}]
+        )
+
+
+def test_a_trial_must_fit_on_one_node() -> None:
+    nodes = [{"CPU": 2.0}, {"CPU": 3.0}]
+    assert trial_resources(config_with(cpus_per_trial=3.0), nodes) == {"CPU": 3.0}
+    with pytest.raises(SearchError, match=r"resources.cpus_per_trial=4, but Ray has 3 CPU\(s\) on any one node"):
+        trial_resources(config_with(cpus_per_trial=4.0), nodes)
+    with pytest.raises(SearchError, match="no node of the cluster has what one trial gets"):
+        count_slots(config_with(), {"CPU": 2.0, "GPU": 1.0}, [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 8.0}], joined=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "resources", "joined", "slots"),
+    [
+        ({}, {"CPU": 1.0}, False, 5),
+        ({}, {"CPU": 2.0}, True, 2),  # two nodes of 2 and 3 cores: one trial each, none across both
+        ({"max_concurrent": 2}, {"CPU": 1.0}, True, 5),  # the searcher holds back the others
+        ({"max_concurrent": 9}, {"CPU": 1.0}, True, 9),  # asks a cluster that can to grow
+        ({"max_concurrent": 9}, {"CPU": 1.0}, False, 5),
+        ({}, {"CPU": 0.5}, True, 10),
+    ],
+)
+def test_slots_are_counted_node_by_node(
+    asked: dict[str, float], resources: dict[str, float], joined: bool, slots: int
+) -> None:
+    assert count_slots(config_with(**asked), resources, [{"CPU": 2.0}, {"CPU": 3.0}], joined) == slots
+
+
+def test_an_address_where_nothing_answers_is_one_sentence_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_init(**_: Any) -> None:
+        raise AssertionError("Ray tries for a quarter of an hour")
+
+    monkeypatch.setattr(search.cluster.ray, "init", no_init)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        with (
+            pytest.raises(SearchError, match=r"no Ray cluster answers at 127\.0\.0\.1:"),
+            ray_started(f"127.0.0.1:{free.getsockname()[1]}"),
+        ):
+            pass
+    with (
+        pytest.raises(SearchError, match="is Ray Client, through which no search runs"),
+        ray_started("ray://head:10001"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_file", "expected"),
+    [
+        ({}, False, None),
+        ({}, True, "token"),
+        ({"RAY_AUTH_TOKEN": "t"}, False, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/t"}, False, "token"),
+        ({"RAY_AUTH_TOKEN": "t", "RAY_AUTH_MODE": "disabled"}, True, "disabled"),
+    ],
+)
+def test_a_token_that_is_there_is_shown(
+    environment: dict[str, str],
+    has_file: bool,
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search.cluster.os, "environ", {**environment, "HOME": str(tmp_path)})
+    monkeypatch.setattr(search.cluster.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(search.cluster.ray._raylet, "Config", type("Config", (), {"initialize": lambda text: None}))
+    if has_file:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("t")
+    search.cluster.use_token()
+    assert search.cluster.os.environ.get("RAY_AUTH_MODE") == expected
