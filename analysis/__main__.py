@@ -38,6 +38,7 @@ EXAMPLES = """\
 examples:
   python -m analysis                                      the report of the newest run
   python -m analysis runs/NAME                            the report of this run
+  python -m analysis s3://BUCKET/searches/NAME            the report of a run in a bucket, written there
   python -m analysis runs/NAME --predict cat.jpg dog.png  what the best network sees in these images
   python -m analysis runs/NAME --export best.pt2          the best network as a file that needs torch alone"""
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.export is not None:
             check_export_file(arguments.export)
-        results = load_search(arguments.run or newest_run(arguments.runs_dir))
+        with console.status("reading the run"):
+            results = load_search(arguments.run or newest_run(arguments.runs_dir))
         if arguments.predict or arguments.export is not None:
             return use_best_model(console, results, arguments)
         with console.status("evaluating the winner and the defaults"):
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"python -m analysis: {text.printable(line)}", file=sys.stderr)
         return 2
-    summarise(console, analysis, index)
+    summarise(console, analysis, results.file(f"report/{index.name}"))
     return 0
 
 
@@ -72,15 +74,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "run", nargs="?", type=Path, metavar="RUN", help="run directory (default: the newest in --runs-dir)"
+        "run", nargs="?", metavar="RUN", help="run directory, also a URL (default: the newest in --runs-dir)"
     )
-    parser.add_argument(
-        "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)"
-    )
+    parser.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are, also a URL (default: runs)")
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="where the images are now, if they were moved: data.data_dir, or for folder:PATH the PATH",
+        help="where the images are now, if they were moved: data.data_dir, or for folder:PATH the PATH. Only there, or "
+        "in ./data, are CIFAR downloaded and decoded folders kept",
     )
     parser.add_argument("--device", metavar="DEV", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument(
@@ -133,7 +134,7 @@ def describe(console: Console, results: SearchResults, best: BestModel) -> None:
     role = "provisionally the best" if best.provisional else "the best"
     console.print(
         Text(
-            f"Trial {best.number} of {text.printable(results.run)}, {role}: {text.plural(best.epochs, 'epoch')}, "
+            f"Trial {best.number} of {text.printable(results.place)}, {role}: {text.plural(best.epochs, 'epoch')}, "
             f"val accuracy {text.percent(best.val_accuracy)}"
         )
     )
@@ -169,13 +170,14 @@ def print_export(console: Console, best: BestModel, file: Path, size: int) -> No
     console.print(Text(textwrap.indent(loading_code(file), "    ")))
 
 
-def summarise(console: Console, analysis: Analysis, index: Path) -> None:
+def summarise(console: Console, analysis: Analysis, index: str) -> None:
     """The short version of the report. Text from files is never read as markup."""
     results, evaluation = analysis.results, analysis.evaluation
     if results.notice:
-        console.print(Panel(Text(results.notice), title="notice", border_style="yellow"), soft_wrap=False)
+        notice = Text(text.printable(results.notice))
+        console.print(Panel(notice, title="notice", border_style="yellow"), soft_wrap=False)
     for warning in analysis.warnings:
-        console.print(Text(f"! {warning}", style="yellow"))
+        console.print(Text(f"! {text.printable(warning)}", style="yellow"))
     if evaluation.winner is not None:
         console.print(results_table(evaluation))
     lines = [gain(evaluation), *(reproduction(t, evaluation.device) for t in distinct(evaluation))]
@@ -188,8 +190,8 @@ def summarise(console: Console, analysis: Analysis, index: Path) -> None:
     if analysis.audit is not None:
         lines += [*audit_sentences(analysis.audit), advice(analysis.audit)[1] or ""]
     for line in filter(None, lines):
-        console.print(Text(line))
-    console.print(Text(f"Report: {index}", style="bold"))
+        console.print(Text(text.printable(line)))
+    console.print(Text(f"Report: {text.printable(index)}", style="bold"))
 
 
 def results_table(evaluation: Evaluation) -> Table:

@@ -19,11 +19,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.metrics import wilson_interval
-from analysis.results import AnalysisError, SearchResults, load_search
-from analysis.run_files import CONFIG, JOURNAL
+from analysis.results import AnalysisError, SearchResults, load_nested
+from analysis.run_files import CONFIG
 from analysis.search_figures import rung_epochs
 from analysis.style import BEST, COLOURS, MUTED, WRONG, Picture, drawing, grid, message, styled
 from analysis.text import percent, plural, points, run_search
+from training.storage import child_of
 
 DIRECTORY = "audit"
 ADVISED_FROM = 20  # audited trials; fewer advise nothing
@@ -43,7 +44,7 @@ BARS = 20  # epochs with an interval each; more become a band
 class Audit:
     """Audited trials of a search. Accuracies are val accuracies in [0, 1]."""
 
-    run: Path  # of the search
+    run: Path | str  # path or URL of the search
     epochs: int  # of a whole training
     grace_epochs: int
     reduction_factor: float
@@ -76,25 +77,24 @@ class Audit:
 
 def load_audit(results: SearchResults) -> Audit | None:
     """Read RUN/audit; None where there is none. Whatever else is wrong is said in `problems`."""
-    run = results.run / DIRECTORY
-    if not (run / CONFIG).is_file() or not (run / JOURNAL).is_file():
-        return None
-    nothing = (results.trials.iloc[:0], results.epochs.iloc[:0])
+    tables = (results.trials.iloc[:0], results.epochs.iloc[:0])
     problems: list[str] = []
     try:
-        continued = load_search(run)
-        nothing = (continued.trials, continued.epochs)
+        continued = load_nested(results, DIRECTORY)
+        if continued is None:
+            return None
+        tables = (continued.trials, continued.epochs)
     except AnalysisError as error:
         problems.append(str(error))
     scheduler = results.settings.get("scheduler") or {}
     return audit_data(
         results.trials,
         results.epochs,
-        *nothing,
+        *tables,
         epochs=results.config.train.epochs,
         grace_epochs=int(scheduler.get("grace_epochs", 1)),
         reduction_factor=float(scheduler.get("reduction_factor", 3)),
-        run=results.run,
+        run=results.place,
         problems=problems,
     )
 
@@ -108,7 +108,7 @@ def audit_data(
     epochs: int,
     grace_epochs: int,
     reduction_factor: float,
-    run: Path,
+    run: Path | str,
     problems: list[str] | None = None,
 ) -> Audit:
     """What became of the audited trials, from the tables of the search and of RUN/audit."""
@@ -507,7 +507,7 @@ def advice(audit: Audit) -> tuple[str, str | None]:
     if grace == audit.grace_epochs:
         return f"{text} No shorter one reaches {percent(SAFE_SHARE, 0)}: it is right as it is.", None
     cost = f"training {percent(best['epoch_share'], 0)} of all epochs instead of {percent(present['epoch_share'], 0)}"
-    command = ["--config", str(audit.run / CONFIG), "--warm-start", run]
+    command = ["--config", child_of(run, CONFIG), "--warm-start", run]
     if grace >= audit.epochs:
         text += f" No grace period reaches {percent(SAFE_SHARE, 0)}, only a search without early stopping, {cost}."
         return text, run_search(*command, "--set", "scheduler.name=none")

@@ -179,7 +179,7 @@ def check_early_stopping(results: SearchResults, audited: bool = False) -> Check
         f"{at_first} of {plural(len(trials), 'trial')}{share} were stopped at the first rung, after "
         f"{plural(first, 'epoch')}; {len(complete)} trained all epochs."
     )
-    command = run_search("--audit", str(results.run), "--trials", str(min(20, len(stopped)))) if len(stopped) else None
+    command = run_search("--audit", results.place, "--trials", str(min(20, len(stopped)))) if len(stopped) else None
     if audited:
         return Check(
             name,
@@ -356,7 +356,7 @@ def check_winner(results: SearchResults, n_val: int, confirmed: bool = False) ->
             f"{finding} The best were trained again with other seeds: see the section on the confirmation.",
             "Take the winner of the confirmation.",
         )
-    command = run_search("--confirm", str(results.run))
+    command = run_search("--confirm", results.place)
     if close == 0:
         return Check(
             name, "fine", finding, "What another seed would give is not known; train the best ones again.", command
@@ -651,12 +651,11 @@ def shallower_depth(results: SearchResults, infeasible: set[int]) -> dict[str, A
 def new_search(results: SearchResults, values: Mapping[str, Any]) -> str:
     """The command for a new search that differs in some paths and starts from what this one knows."""
     settings = [part for path, value in values.items() for part in ("--set", f"{path}={as_yaml(value)}")]
-    run = results.run
-    return run_search("--config", str(run / "search.yaml"), "--warm-start", str(run), *settings)
+    return run_search("--config", results.file("search.yaml"), "--warm-start", results.place, *settings)
 
 
 def resume(results: SearchResults) -> str:
-    return run_search("--resume", str(results.run))
+    return run_search("--resume", results.place)
 
 
 def search_further(results: SearchResults) -> tuple[str, str]:
@@ -664,12 +663,12 @@ def search_further(results: SearchResults) -> tuple[str, str]:
     search = section(results, "search")
     if search.get("num_samples", 50) is None:
         time_budget = str(search.get("time_budget"))
-        command = run_search("--resume", str(results.run), "--time-budget", time_budget)
+        command = run_search("--resume", results.place, "--time-budget", time_budget)
         return f"Go on with the same search for another {time_budget}.", command
     num_trained, num_samples = len(trained(results)), number_in(search, "num_samples", 50)
     if num_trained < num_samples:
         return f"Go on with the same search: {num_trained} of {num_samples:.0f} trials were trained.", resume(results)
-    command = run_search("--resume", str(results.run), "--num-samples", str(2 * num_trained))
+    command = run_search("--resume", results.place, "--num-samples", str(2 * num_trained))
     return "Go on with the same search to twice as many trials.", command
 
 

@@ -21,8 +21,7 @@ from scipy import stats
 
 from analysis.evaluation import plain, relocated, tested
 from analysis.predictions import OpenTest
-from analysis.results import AnalysisError, SearchResults, load_search
-from analysis.run_files import CONFIG, JOURNAL
+from analysis.results import AnalysisError, SearchResults, load_nested
 from analysis.style import BEST, INK, MUTED, Picture, drawing, grid, message, styled
 from analysis.text import percent, plural, points, run_search
 from training.checkpoint import read_meta
@@ -42,7 +41,7 @@ TRAINING_DTYPES = {
 class Confirmation:
     """Trainings that repeat trials of a search. `trainings` has one row for each; accuracies of COMPLETE ones only."""
 
-    run: Path  # of the search
+    run: Path | str  # path or URL of the search
     trainings: pd.DataFrame  # TRAINING_DTYPES; test_accuracy is NaN until evaluate_confirmation
     results: SearchResults | None  # of RUN/confirm; None where it cannot be read
     test_images: int | None = None
@@ -51,14 +50,13 @@ class Confirmation:
 
 def load_confirmation(results: SearchResults) -> Confirmation | None:
     """Read RUN/confirm; None where there is none. Whatever else is wrong is said in `problems`."""
-    run = results.run / DIRECTORY
-    if not (run / CONFIG).is_file() or not (run / JOURNAL).is_file():
-        return None
     try:
-        repeated = load_search(run)
+        repeated = load_nested(results, DIRECTORY)
     except AnalysisError as error:
-        return Confirmation(results.run, trainings_table(pd.DataFrame()), None, problems=[str(error)])
-    return Confirmation(results.run, trainings_table(repeated.trials), repeated)
+        return Confirmation(results.place, trainings_table(pd.DataFrame()), None, problems=[str(error)])
+    if repeated is None:
+        return None
+    return Confirmation(results.place, trainings_table(repeated.trials), repeated)
 
 
 def trainings_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +90,7 @@ def evaluate_confirmation(
         checkpoint = repeated.checkpoint_of(number)
         meta = checkpoint and read_meta(checkpoint)
         if not checkpoint or not meta or len(meta["results"]) < epochs[number]:
-            problems.append(f"{repeated.run}: trial {number} has no readable checkpoint of its last epoch.")
+            problems.append(f"{repeated.place}: trial {number} has no readable checkpoint of its last epoch.")
             continue
         data = relocated(plain(meta["config"].data), data_dir)
         predictions = tested(checkpoint, meta, data, open_test, device, report, problems)
@@ -385,7 +383,7 @@ def _other_winner(number: int, results: SearchResults) -> list[str]:
     best = results.best_trial
     if best is None or best.number == number or results.params[best.number] == results.params.get(number):
         return []
-    command = run_search("--confirm", str(results.run))
+    command = run_search("--confirm", results.place)
     return [f"The best trial of the search, {best.number}, is not among the confirmed ones: {command}"]
 
 

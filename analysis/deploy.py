@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from analysis.results import AnalysisError, SearchResults
+from analysis.text import run_search
 from training import load_model
 from training.checkpoint import CheckpointError, read_meta
 from training.data import DataError, decode_image
@@ -49,8 +50,8 @@ def load_best(results: SearchResults, device: torch.device | str = "cpu") -> Bes
     best = results.best_trial
     if best is None:
         raise AnalysisError(
-            f"{results.run} has no model to use: no trial is COMPLETE, and no pruned one can be loaded. "
-            f"Let the search go on: python run_search.py --resume {results.run}"
+            f"{results.place} has no model to use: no trial is COMPLETE, and no pruned one can be loaded. "
+            f"Let the search go on: {run_search('--resume', results.place)}"
         )
     checkpoint = results.checkpoint_of(best.number)
     try:
@@ -60,8 +61,8 @@ def load_best(results: SearchResults, device: torch.device | str = "cpu") -> Bes
         model = load_model(checkpoint, device)
     except CheckpointError as error:
         raise AnalysisError(
-            f"trial {best.number} is the best of {results.run}, but its network cannot be loaded: {error}. "
-            f"Copy trial_{best.number:04d}_* back from where the search ran."
+            f"trial {best.number} is the best of {results.place}, but its network cannot be loaded: "
+            f"{results.worded(str(error))}. Copy trial_{best.number:04d}_* back from where the search ran."
         ) from None
     epochs = meta["results"]
     return BestModel(best.number, best.provisional, len(epochs), epochs[-1].val_accuracy, meta["class_names"], model)
@@ -128,7 +129,9 @@ def export_model(best: BestModel, file: Path) -> int:
         torch.export.save(exported(best.model), archive, extra_files={CLASSES: json.dumps(best.class_names)})
     unfinished = file.with_name(f".unfinished-{os.getpid()}.pt2")
     try:
-        unfinished.write_bytes(archive.getbuffer())
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("xb") as stream:  # x: never through a link that lay in wait
+            stream.write(archive.getbuffer())
         if not answers_alike(unfinished, best):
             raise AnalysisError(
                 f"the exported network answers otherwise than that of trial {best.number}; {file} was not written. "

@@ -11,7 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.metrics import classification_metrics
-from analysis.predictions import EVALUATION_BATCH, OpenTest, Predictions, opener, predict_test, read_openings
+from analysis.predictions import (
+    EVALUATION_BATCH,
+    OpenTest,
+    Predictions,
+    may_write,
+    opener,
+    predict_test,
+    read_openings,
+)
 from analysis.results import AnalysisError, SearchResults
 from training import load_data, load_model
 from training.checkpoint import CheckpointError, read_meta
@@ -109,7 +117,11 @@ def evaluate_search(
     place = pick_device(device)
     report = report_directory(results.run)
     problems: list[str] = []
-    open_val, open_test = lru_cache(2)(load_data), open_test or opener(report)
+    open_test = open_test or opener(report, data_dir, results.send_report)
+
+    @lru_cache(2)
+    def open_val(data: DataConfig) -> TrainData:
+        return load_data(data, may_write(data, data_dir))
 
     def evaluated(number: int, provisional: bool) -> EvaluatedTrial | None:
         checkpoint = results.checkpoint_of(number)
@@ -149,19 +161,25 @@ def pick_device(name: str | None) -> torch.device:
     """A usable device; None takes a GPU if there is one. Raises AnalysisError."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
+        torch.ones(1, device=device).item()  # which "meta" cannot
         return device
-    except (RuntimeError, AssertionError) as error:
-        raise AnalysisError(
-            f"--device {name} cannot be used ({str(error).splitlines()[0]}). Try --device cpu."
-        ) from None
+    except Exception as error:  # torch raises half a dozen kinds for devices that this build or machine lacks
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise AnalysisError(f"--device {name} cannot be used ({why}). Try --device cpu.") from None
 
 
 def report_directory(run: Path) -> Path:
-    """RUN/report, made where it is not there. Raises AnalysisError."""
+    """RUN/report, made where it is not there. Raises AnalysisError, also where writing to it would write elsewhere."""
     report = run / "report"
     try:
-        report.mkdir(exist_ok=True)
+        if not report.is_symlink():
+            report.mkdir(exist_ok=True)
+        for path in (report, *report.rglob("*")):
+            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+                raise AnalysisError(
+                    f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or analyse a "
+                    f"copy without links: cp -rL {run} COPY"
+                )
         return report
     except OSError as error:
         raise AnalysisError(
@@ -235,4 +253,4 @@ def where_data_are(data: DataConfig) -> str:
     """The remedy for missing images."""
     if data.dataset.startswith("folder:"):
         return "Say where the folder with train/ and test/ is now: --data-dir DIR."
-    return "Say where the data set is: --data-dir DIR."
+    return "Say where the data set is, or is to be downloaded to: --data-dir DIR."

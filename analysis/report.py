@@ -7,6 +7,8 @@ template.
 import json
 import math
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,22 +59,27 @@ class Analysis:
     @property
     def warnings(self) -> list[str]:
         confirmed = [] if self.confirmation is None else self.confirmation.problems
-        return list(dict.fromkeys([*self.results.warnings, *self.evaluation.problems, *confirmed]))
+        warnings = [*self.results.warnings, *self.evaluation.problems, *confirmed]
+        return list(dict.fromkeys(map(self.results.worded, warnings)))
 
 
 def analyse(results: SearchResults, data_dir: str | None = None, device: str | None = None) -> Analysis:
     """Evaluate the winner, the defaults and what was trained again. Raises AnalysisError for an impossible device."""
     report = report_directory(results.run)
-    open_test = opener(report)
+    open_test = opener(report, data_dir, results.send_report)
     confirmation = load_confirmation(results)
     if confirmation is not None:
         confirmation = evaluate_confirmation(confirmation, open_test, pick_device(device), report, data_dir)
     evaluation = evaluate_search(results, data_dir, device, open_test)
+    results.send_report()
     return Analysis(results, evaluation, confirmation, load_audit(results))
 
 
 def write_report(analysis: Analysis) -> Path:
-    """Write RUN/report/ and return the path of its index.html. Raises AnalysisError where it cannot be written."""
+    """Write RUN/report/ and return the path of its index.html; in a bucket it is sent there too.
+
+    Raises AnalysisError where it cannot be written or sent.
+    """
     report = report_directory(analysis.results.run)
     try:
         analysis.results.trials.to_csv(report / "trials.csv", index=False, errors="backslashreplace")
@@ -82,6 +89,12 @@ def write_report(analysis: Analysis) -> Path:
         (report / INDEX).write_text(render(analysis, report), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise AnalysisError(f"{report} cannot be written ({error}). Free space, or copy the run directory.") from error
+    try:
+        analysis.results.send_report()
+    except AnalysisError as error:
+        kept = Path(tempfile.mkdtemp(prefix="report-"))
+        shutil.copytree(report, kept, dirs_exist_ok=True)
+        raise AnalysisError(f"{error} The report could not be sent and is kept in {kept}") from None
     return report / INDEX
 
 
@@ -106,12 +119,12 @@ def render(analysis: Analysis, report: Path) -> str:
     )
     environment.filters.update(percent=text.percent, compact=text.compact, duration=text.duration)
     results, evaluation = analysis.results, analysis.evaluation
-    winner, run = evaluation.winner, results.run
+    winner = evaluation.winner
     test = [] if winner is None else prediction_pictures(winner)
     if winner is not None and winner.predictions is not None:
-        write_evaluation(test, scalars_of(winner.metrics()), run)
+        write_evaluation(test, scalars_of(winner.metrics()), results.run)
     return environment.get_template("report.html.j2").render(
-        name=run.resolve().name,
+        name=results.name,
         notice=results.notice,
         warnings=analysis.warnings,
         verdict=verdict(results, evaluation),
@@ -127,7 +140,8 @@ def render(analysis: Analysis, report: Path) -> str:
         leaderboard=leaderboard(results),
         openings=evaluation.openings,
         entries=[environment_rows(entry) for entry in results.environment],
-        run=shlex.quote(str(run)),
+        run=shlex.quote(results.place),
+        in_bucket=results.mirror is not None,
     )
 
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.panel import Panel
@@ -18,12 +17,12 @@ from rich.text import Text
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
 from search.progress import describe_params, leaderboard, rank_trials
 from search.retraining import KINDS, Kind, Retraining, plan_audit, plan_confirmation, summary_table
-from search.run_directory import CONFIG, SearchError, open_run
+from search.run_directory import CONFIG, SearchError, open_run, refuse_links
 from search.run_storage import RunStorage
 from search.searcher import is_infeasible
 from search.tuner import Outcome
 from search.warm_start import check_earlier
-from training.config import ConfigError, validate
+from training.config import ConfigError, parse_yaml, validate
 from training.data import cifar_is_available
 from training.storage import child_url, is_url, parent_url
 
@@ -49,6 +48,7 @@ FLAG_PATHS = {  # flags that set one config path
 # A run directory may come from elsewhere, and what reaches a Ray cluster runs code there: its address is given anew.
 NOT_KEPT: dict[str, Any] = {"resources.address": None}
 AMOUNTS = {"top": "confirm", "seeds": "confirm", "trials": "audit"}  # flags, and the one that each belongs to
+LARGEST_AMOUNT = 100_000  # of trainings
 EPILOG = """\
 examples
   python run_search.py --num-samples 50                     search on CIFAR-10, downloaded on first use
@@ -81,7 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to search")
-    what.add_argument("--config", type=Path, metavar="FILE", help="the search as YAML (default: configs/cifar10.yaml)")
+    what.add_argument("--config", metavar="FILE", help="the search as YAML (default: configs/cifar10.yaml)")
     what.add_argument(
         "--num-samples",
         type=int,
@@ -225,6 +225,8 @@ def _misplaced(options: argparse.Namespace) -> list[str]:
             errors.append(f"--{flag}: goes with --{owner} RUN only, got {amount} without it. Add --{owner} RUN.")
         elif amount is not None and amount < 1:
             errors.append(f"--{flag}: must be at least 1, got {amount}")
+        elif amount is not None and amount > LARGEST_AMOUNT:
+            errors.append(f"--{flag}: must be at most {LARGEST_AMOUNT:,}, got {amount}")
     if kind is not None:
         resources = (flag for flag, path in FLAG_PATHS.items() if path.startswith("resources."))
         allowed = {kind, *AMOUNTS, "data_dir", *resources}
@@ -248,6 +250,7 @@ def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> 
         retraining = plan_confirmation(run, options.top or 3, options.seeds or 5)
     else:
         retraining = plan_audit(run, options.trials or 20, config.search.seed)
+    refuse_links(retraining.run.path)
     return Plan(config, retraining.run, resume=False, retraining=retraining)
 
 
@@ -319,9 +322,9 @@ def _overrides(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             errors.append(f"--set: must be PATH=VALUE, such as model.depth=4, got {assignment!r}")
             continue
         try:
-            values[path.strip()] = _number_with_exponent(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            errors.append(f"--set {path[:60]}: not a YAML value: {text[:60]!r} ({' '.join(str(error).split())})")
+            values[path.strip()] = _number_with_exponent(parse_yaml(text))
+        except ValueError as error:
+            errors.append(f"--set {path[:60]}: not a YAML value: {text[:60]!r} ({error})")
     if options.time_budget is not None and options.resume is None:
         values.setdefault("search.num_samples", None)  # the time alone ends the search, unless --num-samples is given
     values |= {path: getattr(options, flag) for flag, path in FLAG_PATHS.items() if getattr(options, flag) is not None}
@@ -399,6 +402,7 @@ def _absolute(key: str, text: str) -> Path:
     try:
         path = Path(text).expanduser().resolve()
         path.exists()
+        str(path).encode()
         return path
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError([f"{key}: {text[:100]!r} is not a usable path ({error}). Give another."]) from None

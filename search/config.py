@@ -21,18 +21,25 @@ from training.config import (
     TrainConfig,
     TrialConfig,
     config_paths,
+    parse_yaml,
+    shown,
     unknown_key,
     validate,
 )
 from training.geometry import InfeasibleError
 from training.model import count_costs
+from training.storage import STORAGE_ERRORS, is_url, open_url
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 # What --resume may change: the budget, and where and on what the search runs.
 RESUMABLE_PATHS = frozenset({"search.num_samples", "search.time_budget", "data.data_dir"})
 KNOWN_NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LARGEST_FILE = 1_000_000  # bytes of a config
 LONGEST_TIME_BUDGET = 366 * SECONDS["d"]
+
+
+CostBound = Annotated[int, Field(ge=1, le=10**18)]
 
 
 def _seconds(duration: str) -> float:
@@ -45,8 +52,8 @@ class SearchSection(FrozenConfig):
     num_samples: PositiveInt | None = 50  # trials; null: as many as time_budget allows
     seed: Seed = 0  # of the split, the sampler and, with their numbers, of the trials
     time_budget: str | None = None  # wall clock of the command, e.g. 90s, 30m, 2h; then trials end with their epoch
-    max_params: PositiveInt | None = None  # larger networks are infeasible
-    max_multiply_adds: PositiveInt | None = None  # for one image; costlier networks are infeasible
+    max_params: CostBound | None = None  # larger networks are infeasible
+    max_multiply_adds: CostBound | None = None  # for one image; costlier networks are infeasible
     first: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False)] = ()  # changes to trial 0, trained after it
     warm_start: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories of earlier searches
     notice: str | None = None  # what the command line decided and every report has to repeat
@@ -147,24 +154,39 @@ class SearchConfig(FrozenConfig):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def load_config(file: Path, overrides: Mapping[str, Any] | None = None) -> SearchConfig:
+def load_config(file: Path | str, overrides: Mapping[str, Any] | None = None) -> SearchConfig:
     """Read a search's YAML, apply overrides by dotted path, validate. Raises ConfigError with every error found."""
     return parse_config(read_yaml(file), overrides or {})
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; {} where it is empty. Raises ConfigError."""
+def read_yaml(file: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file, by path or URL; {} where it is empty. Raises ConfigError."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError([f"{file}: cannot be read ({error.strerror})"]) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        content = _read(file, LARGEST_FILE + 1)
+        values = parse_yaml(content) if len(content) <= LARGEST_FILE else None
+    except STORAGE_ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError([f"{file}: cannot be read ({reason}). Name a YAML file."]) from None
+    except ValueError as error:
         raise ConfigError([f"{file}: cannot be read as YAML: {error}"]) from None
+    if len(content) > LARGEST_FILE:
+        raise ConfigError([f"{file}: must have at most {LARGEST_FILE:,} bytes. Name the YAML file of a search."])
     if values is None:
         return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError([f"{file}: must be a mapping of sections such as `model:`, got {type(values).__name__}"])
-    return values
+    strange = [key for key in values if not isinstance(key, str)] if isinstance(values, dict) else [values]
+    if strange:
+        raise ConfigError([f"{file}: must be a mapping of sections such as `model:`, got {shown(strange[0])}"])
+    return dict(values)
+
+
+def _read(file: Path | str, most: int) -> bytes:
+    """Up to so many bytes of a file."""
+    if not is_url(file):
+        with Path(file).open("rb") as stream:
+            return stream.read(most)
+    system, path = open_url(str(file))
+    with system.open_input_stream(path) as remote:
+        return bytes(remote.read(most))
 
 
 def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> SearchConfig:

@@ -12,7 +12,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from torch.utils.tensorboard import SummaryWriter
 
 from search.searcher import METRIC
 from search.space import SearchSpace, value_at
@@ -98,8 +97,3 @@ def session_end(trial: FrozenTrial) -> Summary:
 def _hparams_summary(tag: str, content: plugin_data_pb2.HParamsPluginData) -> Summary:
     value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
     return Summary(value=[value])
-
-
-def add_summary(writer: SummaryWriter, summary: Summary) -> None:
-    """Write into the writer's own directory, where SummaryWriter.add_hparams would make one of its own."""
-    writer._get_file_writer().add_summary(summary)

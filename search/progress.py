@@ -14,11 +14,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from torch.utils.tensorboard import SummaryWriter
 
+from search.event_file import EventFile
 from search.hparams import (
     OBJECTIVE_CURVE,
-    add_summary,
     experiment,
     hparam_columns,
     hparam_values,
@@ -26,7 +25,6 @@ from search.hparams import (
     session_start,
 )
 from search.searcher import METRIC, TIME_ATTR, LiveTrial, StudySearcher, counts_towards_num_samples
-from training.checkpoint import read_meta
 from training.storage import StorageError
 
 OUT_OF_MEMORY = r"MemoryError|[Oo]ut of memory|can't allocate memory|Unable to allocate"  # Python, CUDA, torch, numpy
@@ -75,7 +73,7 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
         self.states: dict[str, int] = {}
         self.latest: dict[str, tuple[int, float]] = {}  # Ray's id of a live trial: (epoch, val_accuracy)
         self.best: tuple[float, int, dict[str, Any]] | None = None  # of COMPLETE trials
-        self.writers: dict[str, SummaryWriter] = {}
+        self.events: dict[str, EventFile] = {}  # by Ray's id of a live trial
         self.columns = hparam_columns(searcher.space)
         for trial in searcher.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
@@ -89,8 +87,6 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
-        for writer in self.writers.values():
-            writer.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its Tuner; nobody reads it
@@ -99,8 +95,8 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.searcher.on_trial_start(trial.trial_id)
-        if trial.trial_id not in self.writers:  # else its worker died, and it starts again
-            self._open_writer(trial, self.searcher.live[trial.trial_id])
+        if trial.trial_id not in self.events:  # else its worker died, and it starts again
+            self._open_events(trial, self.searcher.live[trial.trial_id])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         epoch = int(result[TIME_ATTR])
@@ -132,11 +128,9 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
         epoch, _ = self.latest.pop(trial.trial_id, (0, 0.0))
         number = trial.config["number"]
         frozen = self.searcher.study.get_trials(deepcopy=False)[number]
-        if trial.trial_id in self.writers:
-            writer = self.writers.pop(trial.trial_id)
-            if frozen.state.is_finished():
-                add_summary(writer, session_end(frozen))
-            writer.close()
+        events = self.events.pop(trial.trial_id, None)
+        if events is not None and frozen.state.is_finished():
+            events.add(session_end(frozen))
         if not frozen.state.is_finished():
             return  # interrupted
         self._count(frozen)
@@ -207,18 +201,16 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
             table.add_row(str(live.number), progress, accuracy, Text(describe_params(live.trial.params), no_wrap=True))
         return table
 
-    def _open_writer(self, trial: Any, live: LiveTrial) -> None:
-        writer = self.writers[trial.trial_id] = SummaryWriter(str(self.run / trial_directory(trial)), flush_secs=5)
-        add_summary(writer, experiment(self.columns))
-        add_summary(writer, session_start(self.columns, hparam_values(self.searcher.space, live.trial.params)))
-        results = read_meta(live.start_from)["results"] if live.start_from else []  # before the search was resumed
-        for result in results:
+    def _open_events(self, trial: Any, live: LiveTrial) -> None:
+        self.events[trial.trial_id] = EventFile(self.run / trial_directory(trial))
+        values = hparam_values(self.searcher.space, live.trial.params)
+        self.events[trial.trial_id].add(experiment(self.columns), session_start(self.columns, values))
+        for result in live.results:
             self._add_scalars(trial, result.epoch, asdict(result))
-        writer.flush()
 
     def _add_scalars(self, trial: Any, epoch: int, result: Mapping[str, Any]) -> None:
-        for tag, key in CURVES.items():
-            self.writers[trial.trial_id].add_scalar(tag, float(result[key]), epoch)
+        values = {tag: float(result[key]) for tag, key in CURVES.items()}
+        self.events[trial.trial_id].add_scalars(values, epoch)
 
 
 def trial_directory(trial: Any) -> str:

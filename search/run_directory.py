@@ -53,9 +53,12 @@ def open_run(run: Path, called: str | None = None) -> None:
 
 
 def refuse_links(run: Path) -> None:
-    """Make sure that what is written into a run directory, maybe a stranger's, stays in it. Raises SearchError."""
+    """Make sure that what is written into a run directory, maybe a stranger's, stays in it. Raises SearchError.
+
+    Directories in it may be links: a search writes only into those that it makes.
+    """
     lock = f"{JOURNAL}.lock"  # Optuna's, a link that is never followed
-    for path in (run, *(path for path in run.glob("*") if path.name != lock)):
+    for path in (run, *(path for path in run.glob("*") if path.name != lock and not path.is_dir())):
         if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
             raise SearchError(
                 f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or go on with a "
@@ -120,7 +123,9 @@ def open_study(
         study = optuna.load_study(study_name=names[0], storage=storage)
     else:
         study = optuna.create_study(study_name=run.name, storage=storage, direction="maximize")
-        study.set_user_attr(SEARCH, which_search(run))
+    for first in starts(run)[:1]:
+        if study.user_attrs.get(SEARCH) != first:
+            study.set_user_attr(SEARCH, first)
     if config is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(config.search_space.default_params())
     return study
@@ -132,7 +137,8 @@ def check_journal(run: Path, config: SearchConfig | None) -> None:
     Reads only. `config` None: the trials come from another search's space. Raises SearchError.
     """
     journal = run / JOURNAL
-    problem = damaged_line(journal.read_bytes())
+    content = journal.read_bytes()
+    problem = damaged_line(content)
     studies, trials = [], []
     if problem is None:
         try:
@@ -140,6 +146,7 @@ def check_journal(run: Path, config: SearchConfig | None) -> None:
             studies = storage.get_all_studies()
             trials = [trial for study in studies for trial in storage.get_all_trials(study._study_id)]
             problem = next(filter(None, map(damaged_trial, trials)), None)
+            problem = "it holds no study" if not studies and b"\n" in content else problem
         except Exception as error:  # Optuna raises whatever a damaged entry leads to
             problem = f"{type(error).__name__}: {error}"
     if problem is not None:
@@ -187,9 +194,9 @@ def damaged_trial(trial: FrozenTrial) -> str | None:
 
 def why_foreign(run: Path, config: SearchConfig | None, search: str | None, trials: list[FrozenTrial]) -> str | None:
     """What shows that a journal is not that of the search that a run directory holds, else None."""
-    here = which_search(run)
-    if search is not None and here is not None and search != here:
-        return f"of the one started at {search}, not at {here}"
+    known = starts(run)
+    if search is not None and len(known) > 1 and search != known[0]:  # one is this very start
+        return f"of the one started at {search}, not at {known[0]}"
     space = {} if config is None else config.search_space.distributions()
     for trial in trials if config is not None else []:
         for path, distribution in trial.distributions.items():
@@ -198,11 +205,11 @@ def why_foreign(run: Path, config: SearchConfig | None, search: str | None, tria
     return None
 
 
-def which_search(run: Path) -> str | None:
-    """When and how a search was first started, which tells it from all others; None where that is not recorded."""
+def starts(run: Path) -> list[str]:
+    """When and how a search was started; the first tells it from all others. Empty where that is not recorded."""
     path = run / ENVIRONMENT
-    first = read_environment(path)[0] if path.exists() else None
-    return None if first is None else f"{first['started_at']} by {first['command']}"
+    entries = read_environment(path) if path.exists() else []
+    return [f"{entry['started_at']} by {entry['command']}" for entry in entries]
 
 
 def numbers_with_directories(run: Path) -> list[int]:

@@ -5,6 +5,7 @@ when a trial ends, and otherwise not long after; checkpoints go to the bucket st
 """
 
 import contextlib
+import shlex
 import shutil
 import tempfile
 import threading
@@ -19,8 +20,10 @@ from training.storage import (
     StorageError,
     child_url,
     is_url,
+    open_url,
     patiently,
     url_name,
+    why_failed,
 )
 
 RECORD = (CONFIG, ENVIRONMENT, JOURNAL)
@@ -37,9 +40,10 @@ class RunStorage:
             self.path = Path(place)
             return
         self.copy = tempfile.TemporaryDirectory(prefix="convsearch-")  # removed with this object
-        self.path = Path(self.copy.name) / url_name(str(place))
-        self.path.mkdir()
         with as_search_errors(str(place)):
+            open_url(str(place))
+            self.path = Path(self.copy.name) / url_name(str(place))
+            self.path.mkdir()
             self.mirror = Mirror(str(place), self.path, append_only=JOURNAL)
             self.mirror.pull(lambda name: name in RECORD)
 
@@ -62,7 +66,9 @@ class RunStorage:
             with as_search_errors(self.mirror.url):
                 taken = bool(self.mirror.names())
         if taken:
-            raise SearchError(f"{self} exists already. Choose another --name, or go on with --resume {self}")
+            raise SearchError(
+                f"{self} exists already. Choose another --name, or go on with --resume {shlex.quote(str(self))}"
+            )
 
     @property
     def ray_location(self) -> dict[str, Any]:
@@ -159,10 +165,5 @@ class Keeper:
 def as_search_errors(url: str) -> Iterator[None]:
     try:
         yield
-    except StorageError as error:
-        raise SearchError(str(error)) from None
     except STORAGE_ERRORS as error:
-        raise SearchError(
-            f"{url} cannot be used ({str(error).splitlines()[0]}). Check its bucket, region and credentials "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or the machine's role)."
-        ) from None
+        raise SearchError(why_failed(url, error)) from None

@@ -57,6 +57,7 @@ class LiveTrial:
     trial: Trial
     config: TrialConfig
     start_from: Path | None = None  # checkpoint
+    results: list[EpochResult] = field(default_factory=list)  # of the epochs behind the checkpoint
     reported: set[int] = field(default_factory=set)
     started: bool = False  # a worker has it
     out_of_time: bool = False
@@ -67,13 +68,13 @@ class LiveTrial:
 
     def go_on_from(self, checkpoint: Path | None) -> list[EpochResult]:
         """Start from a checkpoint, if there is one, and report the epochs behind it that the study lacks."""
-        results: list[EpochResult] = read_meta(checkpoint)["results"] if checkpoint else []
-        for result in results:
+        self.results = read_meta(checkpoint)["results"] if checkpoint else []
+        for result in self.results:
             if result.epoch not in self.reported:
                 self.trial.report(result.val_accuracy, result.epoch)
                 self.reported.add(result.epoch)
         self.start_from = checkpoint
-        return results
+        return self.results
 
 
 class StudySearcher(Searcher):

@@ -1,6 +1,7 @@
 """The search space: config path -> distribution; what an Optuna trial suggests, and the trial's config made of it."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 
 from optuna.distributions import (
@@ -22,8 +23,9 @@ from training.config import (
     unknown_key,
 )
 
-Scalar = bool | int | float | str
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = bool | int | FiniteFloat | str
+MOST_STEPS = 10**9  # between the bounds of an entry
 # What all trials of a search share: the data are loaded once, and rungs are compared at equal epochs.
 FIXED_PATHS = frozenset(
     {
@@ -66,6 +68,16 @@ class SpaceEntry(FrozenConfig):
                 raise ValueError("step and log exclude each other")
         if self.integer is not None and self.step is not None and self.step != int(self.step):
             raise ValueError(f"step must be a whole number for int, got {self.step}")
+        if bounds is not None and self.step is not None:
+            extent, step = Decimal(str(bounds[1])) - Decimal(str(bounds[0])), Decimal(str(self.step))
+            if extent / step > MOST_STEPS:
+                raise ValueError(f"at most {MOST_STEPS:,} steps must lie between low and high, got step {self.step}")
+            if extent % step:
+                reached = bounds[0] + type(bounds[0])(extent // step * step)
+                raise ValueError(
+                    f"high must lie whole steps above low, got [{low}, {high}] with step {self.step}; "
+                    f"the nearest below is {reached}"
+                )
         return self
 
     def distribution(self) -> BaseDistribution:

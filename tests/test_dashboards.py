@@ -30,6 +30,7 @@ from analysis.style import Picture, drawing, save_png
 from search.config import SearchConfig, parse_config
 from search.progress import CURVES, Progress, trial_directory
 from search.run_directory import locked, open_study
+from search.run_storage import RunStorage
 from search.searcher import StudySearcher, end_trial
 from search.tuner import unfinished_trials
 
@@ -161,7 +162,7 @@ class Driver:
         self.searcher = StudySearcher(study, config, num_classes=10)
         self.trial_ids = (f"{prefix}{index}" for index in itertools.count())
         self.searcher.slots = 100
-        self.searcher.pending = list(unfinished_trials(self.searcher, run))
+        self.searcher.pending = list(unfinished_trials(self.searcher, RunStorage(run)))
         self.progress = Progress(self.searcher, run, Console(quiet=True))
 
     def start(self, params: Mapping[str, Any] | None = None) -> Any:
@@ -205,7 +206,6 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
         driver.fail(failed)
         driver.progress.on_trial_start(0, [], running)  # once more, after its worker died
         driver.report(running, 1, 0.5)
-        driver.progress.writers[running.trial_id].flush()
         ended = {"STATUS_SUCCESS", "STATUS_FAILURE"}
         rows = wait_for(
             lambda: hparams_rows(url),

@@ -7,8 +7,10 @@ holds the SHA-256 of both files.
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ import torch
 from training.config import OptimizerConfig, TrialConfig, validate
 from training.data import ImageSet, TrainData
 from training.loop import EpochResult, TrainState, state_of_model
-from training.model import ConvNet
+from training.model import ConvNet, count_costs
 
 FORMAT = 1
 TENSOR_FILES = ("weights.pt", "state.pt")
 CHECKPOINT_OVERHEAD_BYTES = 20_000  # archive headers of both tensor files, and meta.json
+# More than any of ours takes: what is larger is not even read.
+MOST_META_BYTES = 2**24
+LARGEST_IMAGE = 512  # pixels a side, as data.image_size
+MOST_BYTES_OF_A_PARAM = 16  # in one tensor file
+MOST_OVERHEAD_BYTES = 2**24
 
 
 class CheckpointError(Exception):
@@ -60,17 +67,45 @@ def read_meta(directory: Path | str) -> dict[str, Any]:
     """meta.json of a checkpoint, with `config` and `results` as objects. Raises CheckpointError."""
     path = Path(directory) / "meta.json"
     try:
+        if not path.is_file() or path.stat().st_size > MOST_META_BYTES:
+            raise CheckpointError(f"{path} is not there, no file, or larger than {MOST_META_BYTES:,} bytes")
         meta = json.loads(path.read_text())
         if meta["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {meta['format']}, but this version reads format {FORMAT}")
         meta["config"] = validate(TrialConfig, meta["config"])
         meta["results"] = [EpochResult(**_with_nan(result)) for result in meta["results"]]
-        meta["image_shape"], meta["class_names"] = tuple(meta["image_shape"]), tuple(meta["class_names"])
-        if len(meta["image_shape"]) != 3 or not meta["class_names"]:
-            raise ValueError("image_shape must hold three sizes and class_names at least one name")
+        check_curve(meta["results"])
+        shape, names = meta["image_shape"], meta["class_names"]
+        if len(shape) != 3 or not all(type(size) is int and 0 < size <= LARGEST_IMAGE for size in shape):
+            raise ValueError(f"image_shape must hold three sizes from 1 to {LARGEST_IMAGE}")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names must hold at least one name")
+        if not all(isinstance(meta["sha256"][name], str) for name in TENSOR_FILES):
+            raise ValueError("sha256 must hold the SHA-256 of both tensor files")
+        meta["image_shape"], meta["class_names"] = tuple(shape), tuple(names)
+        meta["num_params"] = count_costs(meta["config"].model, meta["image_shape"], len(names))[0]
         return dict(meta)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint of convsearch: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint of convsearch: {shortened(error)}") from error
+
+
+def check_curve(results: list[EpochResult]) -> None:
+    """Make sure that training can have yielded these results. Raises ValueError, TypeError or OverflowError."""
+    for epoch, result in enumerate(results, start=1):
+        numbers = [value for name, value in vars(result).items() if name not in ("finished_at", "diverged")]
+        if not all(type(number) in (int, float) and not abs(float(number)) > 1e39 for number in numbers):
+            raise ValueError(f"results of epoch {epoch}: losses, shares and times must be finite numbers or null")
+        if type(result.epoch) is not int or result.epoch != epoch or not 0 <= result.val_accuracy <= 1:
+            raise ValueError(f"results of epoch {epoch}: epochs must count from 1, and val_accuracy be in [0, 1]")
+        finished_at = datetime.fromisoformat(result.finished_at)
+        if type(result.diverged) is not bool or finished_at.tzinfo is None or not 1970 <= finished_at.year < 2262:
+            raise ValueError(f"results of epoch {epoch}: finished_at must be a time in UTC, and diverged true or false")
+
+
+def shortened(error: BaseException) -> str:
+    """An error as Python shows it, without the megabytes that a hostile file can put into it."""
+    words = repr(error)
+    return words if len(words) <= 500 else f"{words[:500]}..."
 
 
 def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
@@ -79,6 +114,7 @@ def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
     for name in TENSOR_FILES:
         path = Path(directory) / name
         try:
+            check_size(path, meta["num_params"])
             intact = _sha256(path) == meta["sha256"][name]
         except (OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error!r}") from error
@@ -89,12 +125,25 @@ def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
     return meta
 
 
+def check_size(path: Path, num_params: int) -> None:
+    """Make sure that a tensor file can be that of a network, before it is read. Raises OSError."""
+    most = MOST_BYTES_OF_A_PARAM * num_params + MOST_OVERHEAD_BYTES
+    least = 4 * num_params if path.name == "weights.pt" else 0
+    if not path.is_file():
+        raise FileNotFoundError("not there, or no file")
+    if not least <= path.stat().st_size <= most:
+        raise OSError(f"{path.stat().st_size:,} bytes cannot be those of {num_params:,} parameters")
+
+
 def newest_checkpoint(directories: Iterable[Path]) -> tuple[Path | None, list[str]]:
     """The intact checkpoint that got furthest, and what is wrong with those that were passed over."""
     candidates, problems = [], []
     for directory in directories:
         try:
-            candidates.append((len(read_meta(directory)["results"]), directory))
+            epochs = len(read_meta(directory)["results"])
+            if epochs == 0:
+                raise CheckpointError(f"{directory} was saved before the first epoch")
+            candidates.append((epochs, directory))
         except CheckpointError as error:
             problems.append(str(error))
     for _, directory in sorted(candidates, reverse=True):
@@ -150,6 +199,9 @@ def load_state(
 
 def _load_tensors(path: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as archive:  # an older format is none that was ever written here
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("compressed, as torch.save never does")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for damaged files
         raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -4,20 +4,25 @@ Knows neither ray nor optuna. A dotted path such as `model.kernel_size` names a 
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 C = TypeVar("C", bound=BaseModel)
 PER_LAYER_FIELDS = ("width", "kernel_size", "stride", "padding", "pooling")
+LARGEST = 10**9  # of any count or size: what is computed from some of them is finite then
+LONGEST_ERROR, LONGEST_VALUE = 1000, 150  # characters
 
 
 class ConfigError(ValueError):
     """Everything wrong with a config, at once: `errors` holds a line for each key."""
 
     def __init__(self, errors: list[str]) -> None:
-        self.errors = errors
+        self.errors = [shortened(error, LONGEST_ERROR) for error in errors]
+        errors = self.errors
         super().__init__("\n".join(errors))
 
 
@@ -27,8 +32,8 @@ class FrozenConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and scikit-learn take
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -137,7 +142,7 @@ class TrainConfig(FrozenConfig):
     """The budget and the loss."""
 
     epochs: PositiveInt = 10
-    batch_size: Annotated[int, Field(ge=2)] = 128  # images; the last, smaller batch of an epoch is used too
+    batch_size: Annotated[int, Field(ge=2, le=LARGEST)] = 128  # images; the last, smaller batch of an epoch is used too
     label_smoothing: Fraction = 0.0  # of the training loss; val and test losses are plain cross-entropy
     seed: Seed = 0  # of weights, order, augmentation, dropout; a search derives it for each trial
 
@@ -194,7 +199,13 @@ def _one_per_layer(field: str, value: Any, config: ModelConfig) -> list[Any]:
 def is_layer_path(path: str) -> bool:
     """Whether a path names one layer of a per-layer field, such as `model.kernel_size.0`."""
     section, *rest = path.split(".")
-    return section == "model" and len(rest) == 2 and rest[0] in PER_LAYER_FIELDS and rest[1].isdecimal()
+    return (
+        section == "model"
+        and len(rest) == 2
+        and rest[0] in PER_LAYER_FIELDS
+        and rest[1].isdecimal()
+        and len(rest[1]) < 5
+    )
 
 
 def config_paths(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -236,4 +247,61 @@ def _describe(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
             key = next((k for k in known if "." in k and f"{path}.".startswith(f"{k}.")), path)
             problems.setdefault(key, ([], item["input"]))[0].append(item["msg"].removeprefix("Input "))
     for key, (constraints, got) in problems.items():
-        yield f"{key}: {' or '.join(dict.fromkeys(constraints))}, got {got!r}"
+        yield f"{key}: {' or '.join(dict.fromkeys(constraints))}, got {shown(got)}"
+
+
+def shown(value: Any) -> str:
+    """repr of any value, of which only the beginning is written out where it is long."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 3
+    brief.maxlist = brief.maxtuple = brief.maxdict = brief.maxset = 20
+    brief.maxstring = brief.maxother = brief.maxlong = LONGEST_VALUE
+    return shortened(brief.repr(value), LONGEST_VALUE)
+
+
+def shortened(text: str, length: int) -> str:
+    """A text without its middle where it has more characters."""
+    half = length // 2 - 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The value of a YAML text. Raises ValueError, whatever is wrong with it."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(shortened(" ".join(str(error).split()), LONGEST_ERROR // 2)) from None
+    except Exception as error:  # PyYAML raises half a dozen kinds, without a place
+        raise ValueError(f"a value does not fit its tag, or it is nested too deeply: {shown(error)}") from None
+
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is eight times as fast
+
+
+class _StrictLoader(_SafeLoader):
+    """Plain YAML, in which no key comes twice and integers fit into 64 bits."""
+
+    def __init__(self, stream: str | bytes) -> None:
+        super().__init__(stream)
+        self._flat: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Called before a mapping is made; the first time its keys are still those of the text."""
+        if node in self._flat:
+            return
+        self._flat.add(node)
+        names: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in names:
+                raise yaml.MarkedYAMLError(None, None, f"{shown(key.value)} is given twice", key.start_mark)
+            names.add((key.tag, key.value))
+        super().flatten_mapping(node)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        if not -(2**63) <= value < 2**63:
+            raise yaml.MarkedYAMLError(None, None, "an integer beyond 64 bits", node.start_mark)
+        return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)

@@ -68,10 +68,11 @@ def why_failed(url: str, error: BaseException) -> str:
     """What is wrong with a URL that failed with one of STORAGE_ERRORS, and the remedy."""
     if isinstance(error, StorageError):
         return str(error)
-    reason = _first_line(error)[:300]
-    if any(word in reason for word in REFUSED):
+    message = _first_line(error)
+    reason = message.partition(". ")[0][:300]
+    if any(word in message for word in REFUSED):
         return f"access to {url} is refused ({reason}). {CREDENTIALS}"
-    if any(word in reason for word in UNREACHABLE):
+    if any(word in message for word in UNREACHABLE):
         return (
             f"{url} cannot be reached ({reason}). Check the network, and the URL's endpoint_override, scheme and "
             "region if it has any; then try again."

@@ -327,7 +327,7 @@ def test_a_best_trial_that_came_late_asks_for_more_trials(make):
     )
     assert "The last third of the epochs spent brought +10.00 points" in check.finding
     plan = plan_of(check)
-    assert plan.resume and plan.run == results.run and plan.config.search.num_samples == 100
+    assert plan.resume and plan.run.path == results.run and plan.config.search.num_samples == 100
 
 
 def test_a_full_good_region_found_early_is_enough(make):

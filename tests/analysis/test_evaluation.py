@@ -21,7 +21,7 @@ from training.data import DataError
 def openings(monkeypatch):
     """Every loading of the test split, as it happens."""
     seen = []
-    monkeypatch.setattr(predictions_module, "load_test", lambda config: seen.append(config) or load_test(config))
+    monkeypatch.setattr(predictions_module, "load_test", lambda config, _: seen.append(config) or load_test(config))
     return seen
 
 
@@ -84,7 +84,7 @@ def test_another_val_accuracy_than_the_recorded_one_is_noticed(search_run):
 
 
 def test_without_images_there_is_a_problem_that_names_data_dir(search_run, monkeypatch):
-    def missing(config):
+    def missing(*_):
         raise DataError("the images are gone.")
 
     monkeypatch.setattr("analysis.evaluation.load_data", missing)

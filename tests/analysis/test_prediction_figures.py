@@ -190,7 +190,7 @@ def test_kept_predictions_hold_the_images_of_samples_and_mistakes(search_run):
 
 def test_predictions_kept_without_mistakes_are_made_again(search_run, monkeypatch):
     opened = []
-    monkeypatch.setattr(predictions_module, "load_test", lambda config: opened.append(config) or load_test(config))
+    monkeypatch.setattr(predictions_module, "load_test", lambda config, _: opened.append(config) or load_test(config))
     first = evaluate_search(load_search(search_run.path), device="cpu")
     for path in (search_run.path / "report").glob("predictions-*.npz"):
         with np.load(path) as arrays:
@@ -304,7 +304,7 @@ def test_labels_of_the_batch_belong_to_its_images(search_run, digits, monkeypatc
 
     loaded = []
     load = module.load_data
-    monkeypatch.setattr(module, "load_data", lambda config: loaded.append(config) or load(config))
+    monkeypatch.setattr(module, "load_data", lambda config, _: loaded.append(config) or load(config))
     evaluation = evaluate_search(load_search(search_run.path), device="cpu")
     assert len(loaded) == 1  # the batch costs no loading of its own
     batch = evaluation.training_batch

@@ -129,7 +129,7 @@ def test_hostile_class_names_in_the_tables(tmp_path, make_run, trained, capsys, 
     place = run.checkpoint(run.trial([0.1, 0.2]), trained["defaults"][-1])
     run.edit_meta(place, lambda meta: meta.update(class_names=list(names)))
 
-    def renamed(config):
+    def renamed(config, _):
         test = load_test(config)
         return ImageSet(test.images, test.labels, names)
 

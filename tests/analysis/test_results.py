@@ -226,7 +226,7 @@ def test_errors_name_the_remedy(tmp_path, make_run):
     with pytest.raises(AnalysisError, match=r"no run in .*python run_search.py"):
         newest_run(tmp_path / "runs")
     with pytest.raises(AnalysisError, match="is a URL"):
-        load_search("s3://bucket/run")
+        load_search(Path("s3://bucket/run"))
     run = make_run()
     (run.path / "study.journal").write_text("not a journal\nat all\n")
     with pytest.raises(AnalysisError, match="damaged"):

@@ -1,0 +1,322 @@
+"""Storage that fills up, goes away or is in use by another search, each really caused: nothing there is lost."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from bucket import Bucket, bucket
+from optuna.trial import TrialState
+from searches import QUICK, RUN_SEARCH, check_record, counted, metas, run, start, trials_of, wait_for_epochs
+
+from search.config import parse_config
+from search.run_directory import JOURNAL, SearchError, locked, open_study
+from search.run_storage import RECORD, Keeper, RunStorage
+from training.storage import Mirror, StorageError, patiently
+
+LONG = [*QUICK, "--set", "data.image_size=48", "--set", "search.max_multiply_adds=null", "--num-samples", "6"]
+CONFIG = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Bucket]:
+    with bucket() as opened:
+        yield opened
+
+
+@pytest.fixture
+def credentials(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+# What the parts do
+
+
+def test_waiting_ends_with_the_answer_or_with_the_time() -> None:
+    answers = iter([OSError("gone"), OSError("gone"), "there"])
+    notices: list[str] = []
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert patiently(ask, 60.0, notices.append) == "there"
+    assert len(notices) == 2 and "gone" in notices[0] and "again" in notices[1]
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left on device"):
+        patiently(full, 0.0, notices.append)
+
+
+def test_a_journal_that_could_not_be_written_goes_on_without_half_a_line(tmp_path: Path) -> None:
+    """The directory is gone for a while, and a write that failed has left half of its bytes."""
+    (tmp_path / "run").mkdir()
+    notices: list[str] = []
+    with locked(tmp_path / "run"):
+        study = open_study(tmp_path / "run", CONFIG, patience=60.0, notice=notices.append)
+        trial = study.ask()
+        CONFIG.search_space.suggest(trial)
+        (tmp_path / "run").rename(tmp_path / "away")
+
+        def come_back() -> None:
+            (tmp_path / "away").rename(tmp_path / "run")
+
+        threading.Timer(1.0, come_back).start()
+        trial.report(0.5, 1)
+        assert len(notices) == 2 and "does not answer" in notices[0]
+        study.tell(trial, 0.5)
+    reopened = optuna.load_study(study_name=None, storage=study._storage)
+    assert reopened.trials[0].intermediate_values == {1: 0.5} and reopened.trials[0].value == 0.5
+
+
+@pytest.mark.slow
+def test_a_bucket_holds_what_the_working_copy_holds_and_one_search_at_a_time(
+    s3: Bucket, credentials: None, tmp_path: Path
+) -> None:
+    url = s3.url("part/run")
+    mine, theirs = RunStorage(url), RunStorage(url)
+    assert mine.name == "run" and str(mine) == url
+    mine.create()
+    with locked(mine.path):
+        study = open_study(mine.path, CONFIG)
+        mine.save()
+        with pytest.raises(SearchError, match="exists already"):
+            theirs.create()
+        late = RunStorage(url)  # two that resume at the same time: the second to write is told
+        assert (late.path / JOURNAL).read_bytes() == (mine.path / JOURNAL).read_bytes()
+        study.ask()
+        mine.save()
+        with locked(late.path):
+            open_study(late.path, CONFIG).ask().report(0.1, 1)
+            with pytest.raises(StorageError, match="another search is writing"):
+                late.save()
+    there = Mirror(url, tmp_path)
+    there.pull(lambda name: True)
+    assert (tmp_path / JOURNAL).read_bytes() == (mine.path / JOURNAL).read_bytes()
+    nothing = RunStorage(s3.url("part/nothing"))
+    assert not any((nothing.path / name).exists() for name in RECORD)
+
+
+@pytest.mark.slow
+def test_a_keeper_waits_for_a_bucket_and_gives_up_where_it_stays_away(s3: Bucket, credentials: None) -> None:
+    storage, notices = RunStorage(s3.url("keeper/run")), list[str]()
+    (storage.path / JOURNAL).write_text("1\n")
+    Keeper(storage, 0.0, notices.append).save()
+    (storage.path / JOURNAL).write_text("1\n2\n")
+    s3.door.shut()
+    try:
+        impatient = Keeper(storage, 0.0, notices.append)
+        with pytest.raises(StorageError):
+            impatient.save()
+        assert impatient.lost is not None and "does not answer" in impatient.lost
+        threading.Timer(15.0, s3.door.open).start()
+        notices.clear()
+        Keeper(storage, 120.0, notices.append).save()
+        assert len(notices) == 2 and "answers again" in notices[1]
+    finally:
+        s3.door.open()
+    assert storage.mirror is not None
+    assert storage.mirror.system.get_file_info(f"{storage.mirror.root}/{JOURNAL}").size == 4
+
+
+# Whole searches
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_in_a_bucket_survives_its_driver_and_a_minute_without_the_bucket(s3: Bucket, tmp_path: Path) -> None:
+    environment = {**os.environ, **s3.environment, "RAY_worker_niceness": "0"}
+    command = [*RUN_SEARCH, *LONG, "--storage-path", s3.url("runs")]
+    driver = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    first = next(line for line in driver.stdout if "trials  trial" in line)
+    assert first.startswith("1/6 trials")
+    driver.kill()
+    driver.communicate()
+    copy = tmp_path / "copy"
+    fetch(s3, "runs/run", copy)
+    in_flight = [trial.number for trial in trials_of(copy) if trial.state == TrialState.RUNNING]
+    assert in_flight
+    saved = {number: (metas(copy, number) or [{"results": []}])[-1]["results"] for number in in_flight}
+
+    resume = [*RUN_SEARCH, "--resume", s3.url("runs/run")]
+    output = []
+    with subprocess.Popen(
+        resume, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            output.append(line)
+            if (
+                "trials  trial" in line
+                and len(output) < 100
+                and s3.door.is_open
+                and not any("answer" in o for o in output)
+            ):
+                s3.door.shut()
+                threading.Timer(30.0, s3.door.open).start()
+    assert driver.returncode == 0, "".join(output)
+    assert any("does not answer" in line for line in output) and any("answers again" in line for line in output)
+    shutil.rmtree(copy)
+    fetch(s3, "runs/run", copy)
+    check_record(copy, num_samples=6, epochs=3)
+    for number, results in saved.items():
+        assert metas(copy, number)[-1]["results"][: len(results)] == results
+    taken = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert taken.returncode == 2 and "exists already" in taken.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_bucket_that_stays_away_stops_the_search_resumably(s3: Bucket, tmp_path: Path) -> None:
+    environment = {**os.environ, **s3.environment, "RAY_worker_niceness": "0"}
+    impatient = ["--set", "resources.storage_timeout=10", "--storage-path", s3.url("away")]
+    with subprocess.Popen(
+        [*RUN_SEARCH, *LONG, *impatient],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        output = []
+        for line in driver.stdout:
+            output.append(line)
+            if line.startswith("1/6 trials"):
+                s3.door.shut()
+    s3.door.open()
+    text = "".join(output)
+    assert driver.returncode == 1 and "Traceback" not in text, text
+    assert "error: storage does not answer, also after 10 s" in text and "--resume 's3://" in text
+    done = subprocess.run(
+        [*RUN_SEARCH, "--resume", s3.url("away/run")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    fetch(s3, "away/run", tmp_path / "copy")
+    check_record(tmp_path / "copy", num_samples=6, epochs=3)
+
+
+def fetch(s3: Bucket, path: str, target: Path) -> None:
+    """A whole run directory out of the bucket, by the S3 client of others."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{s3.door.port}",
+        region_name="us-east-1",
+        aws_access_key_id=s3.environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=s3.environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="searches", Prefix=f"{path}/"):
+        for entry in page.get("Contents", []):
+            if not entry["Key"].endswith("/"):
+                file = target / entry["Key"].removeprefix(f"{path}/")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file("searches", entry["Key"], str(file))
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own under a directory; skips the test where mounting is not allowed."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting needs a privilege that this user does not have")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Take all the space that is left."""
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as stream:
+        for size in (1 << 16, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    stream.write(b"\0" * size)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_full_disk_stops_the_search_resumably_and_what_was_there_is_intact(tmp_path: Path) -> None:
+    disk = tmp_path / "runs"
+    with small_disk(disk, megabytes=20):
+        impatient = ["--set", "resources.storage_timeout=5", "--set", "resources.max_failures=0"]
+        driver = start(*LONG, *impatient, cwd=tmp_path)
+        wait_for_epochs(disk / "run", 3)
+        fill(disk / "ballast")
+        output, _ = driver.communicate(timeout=200)
+        assert driver.returncode == 1 and "Traceback" not in output, output
+        assert "No space left on device" in output and "--resume runs/run" in output
+        assert (disk / "ballast").stat().st_size > 0
+        before = {trial.number: metas(disk / "run", trial.number) for trial in trials_of(disk / "run")}
+        curves = {number: found[-1]["results"] for number, found in before.items() if found}
+        assert curves and all(trial.state != TrialState.FAIL for trial in trials_of(disk / "run"))
+        (disk / "ballast").unlink()
+        run("--resume", "runs/run", cwd=tmp_path)
+        check_record(disk / "run", num_samples=6, epochs=3)
+        for number, results in curves.items():
+            assert metas(disk / "run", number)[-1]["results"][: len(results)] == results
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_directory_that_goes_away_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    """As a network file system does whose server restarts: everything below the mount point fails."""
+    disk, away = tmp_path / "runs", tmp_path / "away"
+    driver = start(*LONG, cwd=tmp_path)
+    wait_for_epochs(disk / "run", 2)
+    disk.rename(away)
+    disk.write_text("no directory")  # so that nobody makes a new one in its place
+    time.sleep(30)
+    disk.unlink()
+    away.rename(disk)
+    output, _ = driver.communicate(timeout=280)
+    assert driver.returncode == 0, output
+    assert "does not answer" in output and "answers again" in output
+    check_record(disk / "run", num_samples=6, epochs=3)
+
+
+@pytest.mark.slow
+def test_two_searches_of_one_name_at_the_same_time_are_one(tmp_path: Path) -> None:
+    drivers = [start(*QUICK, cwd=tmp_path) for _ in range(2)]
+    outputs = [driver.communicate(timeout=280)[0] for driver in drivers]
+    codes = sorted(driver.returncode for driver in drivers)
+    assert codes == [0, 2], outputs
+    refused = next(output for driver, output in zip(drivers, outputs, strict=True) if driver.returncode == 2)
+    assert "exists already" in refused or "another search is running" in refused
+    check_record(tmp_path / "runs" / "run", num_samples=6, epochs=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_resumed_search_cannot_be_resumed_a_second_time_meanwhile(tmp_path: Path) -> None:
+    directory = tmp_path / "runs" / "run"
+    driver = start(*LONG, cwd=tmp_path)
+    wait_for_epochs(directory, 1)
+    second = run("--resume", "runs/run", cwd=tmp_path, check=2)
+    assert "another search is running" in second.stderr
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    run("--resume", "runs/run", cwd=tmp_path)
+    check_record(directory, num_samples=6, epochs=3)
+    assert len(counted(directory)) == 6
