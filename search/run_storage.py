@@ -112,7 +112,7 @@ class RunStorage:
         """Remove a run directory in which nothing has begun."""
         shutil.rmtree(self.path)
         if self.mirror is not None:
-            self.mirror.remove()
+            self.mirror.delete(self.mirror.names())
 
 
 class Keeper:

@@ -31,8 +31,12 @@ def load_and_remove(config):
     return data
 
 def note_node(params, data):
-    (notes / str(params["number"])).write_text(ray.get_runtime_context().get_node_id())
-    time.sleep(5)  # long enough for the workers of all nodes to start
+    note = notes / ("." + str(params["number"]))
+    note.write_text(ray.get_runtime_context().get_node_id())
+    note.rename(notes / str(params["number"]))
+    end = time.monotonic() + 120  # a short trial would be over before the workers of all nodes have started
+    while len(set(note.read_text() for note in notes.glob("[0-9]*"))) < 3 and time.monotonic() < end:
+        time.sleep(0.1)
     trainable(params, data)
 
 search.tuner.load_data, search.tuner.trainable = load_and_remove, note_node
@@ -165,14 +169,14 @@ def test_ray_on_this_machine_is_guarded_by_a_token_that_is_made_where_there_is_n
 
 
 def head_started_by(driver: int) -> str:
-    """The address of the cluster that a driver has started, from the command line of its own gcs_server."""
+    """The address of the cluster that a driver has started, from the command line of its raylet."""
     for place in Path("/proc").glob("[0-9]*"):
         try:
             command = (place / "cmdline").read_bytes().decode().split("\0")
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
-        if parent == driver and "gcs_server" in command[0]:
-            flags = dict(part.lstrip("-").partition("=")[::2] for part in command)
-            return f"{flags['node-ip-address']}:{flags['gcs_server_port']}"
-    raise AssertionError("the driver has started no gcs_server")
+        address = [part.removeprefix("--gcs-address=") for part in command if part.startswith("--gcs-address=")]
+        if parent == driver and command[0].endswith("raylet") and address:
+            return address[0]
+    raise AssertionError("the driver has started no raylet")

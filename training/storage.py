@@ -165,7 +165,7 @@ class Mirror:
 
         The append-only file first: raises StorageError where another process has written to it.
         """
-        stamps = {str(file.relative_to(self.path)): _stamp(file) for file in self.path.rglob("*") if file.is_file()}
+        stamps = {str(file.relative_to(self.path)): _stamp(file) for file in self.path.rglob("*") if is_own(file)}
         changed = [name for name, stamp in stamps.items() if self.sent.get(name) != stamp and wanted(name)]
         for name in sorted(changed, key=lambda name: name != self.append_only):
             content = (self.path / name).read_bytes()
@@ -184,11 +184,6 @@ class Mirror:
                 self.system.delete_file(f"{self.root}/{name}")
             self.sent.pop(name, None)
 
-    def remove(self) -> None:
-        """Remove every file of the bucket's directory."""
-        for name in self.names():
-            self.system.delete_file(f"{self.root}/{name}")
-
     def _check_alone(self, name: str, content: bytes) -> None:
         there = self._info_there(name)
         if there in (None, self.there):
@@ -201,6 +196,11 @@ class Mirror:
     def _info_there(self, name: str) -> tuple[int, int] | None:
         info: FileInfo = self.system.get_file_info(f"{self.root}/{name}")
         return None if info.type == FileType.NotFound else (info.size, info.mtime_ns)
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file of a working copy belongs to it: no lock, which is a link, and nothing that is being written."""
+    return not file.is_symlink() and not file.name.startswith(".") and file.is_file()
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -5,10 +5,12 @@ Never `ray stop`, which would end every Ray on the machine.
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,15 +34,17 @@ class LocalCluster:
     environment: dict[str, str]
     port: int = field(default_factory=free_port)
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    temp: str | None = None
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     def start_head(self, num_cpus: int = 1, flags: Sequence[str] = ("--include-dashboard=false",)) -> None:
-        # Without its own temp directory a head would tell every other Ray on the machine of itself.
-        temp = f"--temp-dir={self.directory / 'ray'}"
-        self._start(["--head", f"--port={self.port}", temp, *flags], num_cpus)
+        # Without its own temp directory a head would tell every other Ray on the machine of itself. A short one: it
+        # holds sockets, whose paths have at most 107 bytes.
+        self.temp = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        self._start(["--head", f"--port={self.port}", f"--temp-dir={self.temp}", *flags], num_cpus)
         self._wait_for(1)
 
     def start_node(self, num_cpus: int = 1, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
@@ -73,9 +77,11 @@ class LocalCluster:
             )
             if f"nodes: {count}" in done.stdout:
                 return
+            if any(node.poll() is not None for node in self.nodes[-1:]):
+                break
             time.sleep(0.5)
         logs = "\n".join(file.read_text(errors="replace")[-2000:] for file in sorted(self.directory.glob("node*.log")))
-        raise AssertionError(f"no {count} Ray nodes in 120 s: {logs}")
+        raise AssertionError(f"there are no {count} Ray nodes: {logs}")
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node and all its processes at once, as a power cut does."""
@@ -91,6 +97,8 @@ class LocalCluster:
                 node.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 self.kill(node)
+        if self.temp is not None:
+            shutil.rmtree(self.temp, ignore_errors=True)
 
 
 @contextmanager
