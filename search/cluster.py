@@ -37,7 +37,7 @@ REFUSED = (
 )
 OPEN_CLUSTER = (
     "This Ray cluster is open: whoever reaches its ports can run programs on it. Guard it with a token: run "
-    "`ray get-auth-token --generate` once, copy ~/.ray/auth_token to every node, and start Ray there with "
+    "`(umask 077; ray get-auth-token --generate) >/dev/null` once, copy ~/.ray/auth_token to every node, and start Ray there with "
     "RAY_AUTH_MODE=token."
 )
 

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
+from search.interruption import NOTHING_BEGUN
 from search.progress import describe_params, leaderboard, rank_trials
 from search.retraining import KINDS, Kind, Retraining, plan_audit, plan_confirmation, summary_table
 from search.run_directory import CONFIG, SearchError, open_run, refuse_links
@@ -304,7 +305,7 @@ def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
 def resume_command(plan: Plan | None) -> str:
     """How to go on with a search; what to say where it had not begun."""
     if plan is None or not (plan.run.path / CONFIG).is_file():
-        return "The search had not begun; nothing was written."
+        return NOTHING_BEGUN
     given = plan.config.resources.address
     address = "" if given is None else f" --address {shlex.quote(given)}"
     if plan.retraining is not None:

@@ -2,18 +2,17 @@
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 # Read by Ray when a search starts. Its own loggers write again what meta.json holds.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped trial to make room on a busy machine
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # search.interruption answers signals
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output engine prints its tables, and would drop our Progress
 
 import optuna
@@ -22,6 +21,7 @@ from ray import tune
 from rich.console import Console
 from rich.text import Text
 
+from search import interruption
 from search.cluster import Share, workers
 from search.config import SearchConfig, check_defaults, first_params
 from search.progress import Progress, trial_directory
@@ -136,7 +136,7 @@ def run_trials(
     """Train a searcher's trials, those that an earlier command left unfinished first, and settle the study."""
     searcher.pending = list(unfinished_trials(searcher, storage))
     searcher.slots = share.slots
-    with keeper.watching(give_up=lambda: os.kill(os.getpid(), signal.SIGINT)):
+    with keeper.watching(give_up=interruption.end_tune):
         interrupted = fit(searcher, data, storage, share.resources, console)
     if keeper.lost is not None:
         raise StorageError(keeper.lost)
@@ -147,7 +147,7 @@ def run_trials(
     ended = enough or searcher.closed or searcher.infeasible_reason
     running = any(trial.state == TrialState.RUNNING for trial in trials)
     out_of_time = searcher.closed and not enough
-    return Outcome(trials, interrupted or running or not ended, searcher.infeasible_reason, out_of_time)
+    return Outcome(trials, running or not ended, searcher.infeasible_reason, out_of_time)
 
 
 def queue_first(study: optuna.Study, config: SearchConfig, num_classes: int) -> list[str]:
@@ -169,7 +169,7 @@ def fit(
     # ends that one: with short trials, and workers started one after the other, the second core would never be used.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.slots)
     mend_ray()
-    with Progress(searcher, storage.path, console) as progress, deadline(searcher), interruptible() as was_interrupted:
+    with Progress(searcher, storage.path, console) as progress, deadline(searcher), interruption.ends_tune():
         tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, data=data), resources),
             tune_config=tune.TuneConfig(
@@ -189,7 +189,7 @@ def fit(
                 verbose=0,
             ),
         ).fit()
-    return was_interrupted.is_set()
+    return interruption.requested()
 
 
 def build_scheduler(searcher: StudySearcher) -> InTime:
@@ -270,23 +270,3 @@ def deadline(searcher: StudySearcher) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Let SIGTERM end a search as Ctrl-C does. Ray's own handler answers the first SIGINT and returns from fit."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def on_sigterm(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, on_sigterm)  # after ray.init, which installs its own
-    try:
-        yield interrupted
-    except KeyboardInterrupt:
-        interrupted.set()
-    finally:
-        signal.signal(signal.SIGTERM, before)

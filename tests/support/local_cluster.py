@@ -54,7 +54,9 @@ class LocalCluster:
         return node
 
     def _start(self, flags: Sequence[str], num_cpus: int, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        command = [*prefix, *RAY, "start", *flags, f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", "--block"]
+        agent = [] if any("agent-listen-port" in flag for flag in flags) else ["--dashboard-agent-listen-port=0"]
+        flags = [*flags, *agent, f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", "--block"]
+        command = [*prefix, *RAY, "start", *flags]
         log = (self.directory / f"node{len(self.nodes)}.log").open("wb")
         environment = {**os.environ, **self.environment}
         node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -69,12 +71,16 @@ class LocalCluster:
             print("nodes:", sum(node["Alive"] for node in ray.nodes()))"""
         end = time.monotonic() + 120
         while time.monotonic() < end:
-            done = subprocess.run(
-                [sys.executable, "-c", count_nodes],
-                env={**os.environ, **self.environment},
-                capture_output=True,
-                text=True,
-            )
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-c", count_nodes],
+                    env={**os.environ, **self.environment},
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                )
+            except subprocess.TimeoutExpired:
+                continue
             if f"nodes: {count}" in done.stdout:
                 return
             if any(node.poll() is not None for node in self.nodes[-1:]):
