@@ -4,35 +4,48 @@
 import sys
 import time
 
+from search import interruption
+
 STARTED = time.monotonic()  # what a time budget counts from: the imports below take seconds
-
-from ray.tune import TuneError
-from rich.console import Console
-
-from search.command_line import Plan, parse, plan_search, report_outcome, report_retraining, resume_command
-from search.dry_run import dry_run
-from search.run_directory import SearchError
-from search.tuner import run_retraining, run_search
-from training.config import ConfigError
-from training.data import DataError
 
 
 def main(arguments: list[str] | None = None, started: float | None = None) -> int:
     """0: the search ended by itself; 1: no trial succeeded, or storage failed; 2: bad input; 130: interrupted."""
-    started = time.monotonic() if started is None else started
+    with interruption.answered():
+        try:
+            return search(arguments, time.monotonic() if started is None else started)
+        except KeyboardInterrupt:
+            interruption.say_how_to_go_on()
+            return interruption.EXIT_CODE
+
+
+def search(arguments: list[str] | None, started: float) -> int:
+    """Do what a command line asks for; gives the exit code. Raises KeyboardInterrupt."""
+    from ray.tune import TuneError
+    from rich.console import Console
+
+    from search.command_line import Plan, parse, plan_search, report_outcome, report_retraining, resume_command
+    from search.dry_run import dry_run
+    from search.run_directory import SearchError
+    from search.tuner import run_retraining, run_search
+    from training.config import ConfigError
+    from training.data import DataError
+
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
     plan: Plan | None = None
+    interruption.unwinds(lambda: resume_command(plan))
     try:
-        plan = plan_search(options)
-        plan.announce(console)
-        if options.dry_run:
-            dry_run(plan.config, console, started)
-            return 0
-        if plan.retraining is not None:
-            return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
-        outcome = run_search(plan.config, plan.run, plan.resume, console, started)
-        return report_outcome(outcome, plan, console)
+        with interruption.overrules_errors():
+            plan = plan_search(options)
+            plan.announce(console)
+            if options.dry_run:
+                dry_run(plan.config, console, started)
+                return 0
+            if plan.retraining is not None:
+                return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
+            outcome = run_search(plan.config, plan.run, plan.resume, console, started)
+            return report_outcome(outcome, plan, console)
     except (ConfigError, DataError, SearchError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -41,10 +54,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         print(f"error: {reason}\n{resume_command(plan)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\nInterrupted.\n{resume_command(plan)}", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main(started=STARTED))
+    interruption.run_program(lambda: main(started=STARTED))

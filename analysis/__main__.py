@@ -45,6 +45,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 for input that cannot be analysed."""
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for an empty list
+            parser().error(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
     arguments = parser().parse_args(argv)
     console = Console(highlight=False, soft_wrap=True)
     try:

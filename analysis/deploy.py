@@ -130,8 +130,8 @@ def export_model(best: BestModel, file: Path) -> int:
     unfinished = file.with_name(f".unfinished-{os.getpid()}.pt2")
     try:
         unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as stream:  # x: never through a link that lay in wait
-            stream.write(archive.getbuffer())
+        unfinished.touch(exist_ok=False)  # a new file: nothing is written through a link that lay in wait
+        unfinished.write_bytes(archive.getbuffer())
         if not answers_alike(unfinished, best):
             raise AnalysisError(
                 f"the exported network answers otherwise than that of trial {best.number}; {file} was not written. "

@@ -37,8 +37,8 @@ REFUSED = (
 )
 OPEN_CLUSTER = (
     "This Ray cluster is open: whoever reaches its ports can run programs on it. Guard it with a token: run "
-    "`(umask 077; ray get-auth-token --generate) >/dev/null` once, copy ~/.ray/auth_token to every node, and start Ray there with "
-    "RAY_AUTH_MODE=token."
+    "`(umask 077; ray get-auth-token --generate) >/dev/null` once, copy ~/.ray/auth_token to every node, and start Ray "
+    "there with RAY_AUTH_MODE=token."
 )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -162,6 +163,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="train trials that were stopped at a rung, drawn at random, on to their last epoch, in RUN/audit",
     )
     after.add_argument("--trials", type=int, metavar="K", help="with --audit: how many (default: 20)")
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for an empty list
+            parser.error(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
     return parser.parse_args(arguments)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 import torch
 from expected_cost import expected_and_found, read_dry_run
 from optuna.trial import TrialState
-from searches import PROJECT, QUICK, check_record, counted, metas, run, start, trials_of, wait_for_epochs
+from searches import PROJECT, QUICK, check_record, counted, metas, run, trials_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import TrialConfig, load_data, new_state, train
@@ -310,47 +309,3 @@ def test_every_error_of_a_command_line_is_named_and_no_name_is_taken(
     assert run_search.main(["--dataset", "folder:photos", "--name", "mine"]) == 2
     assert "broken.png cannot be read as an image" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()  # the name is free once the image is mended
-
-
-# The driver is stopped. Epochs are made long enough to be interrupted by training on a larger image.
-
-LONG = [*QUICK, "--set", "data.image_size=48", "--set", "search.max_multiply_adds=null", "--num-samples", "8"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_three_sigkills_lose_no_trial_and_no_epoch(tmp_path: Path) -> None:
-    directory = tmp_path / "runs" / "run"
-    arguments = LONG
-    for checkpoints in (1, 4, 8):
-        driver = start(*arguments, cwd=tmp_path)
-        wait_for_epochs(directory, checkpoints)
-        driver.kill()
-        driver.wait()
-        time.sleep(2)  # Ray's own processes follow their driver
-        in_flight = [trial.number for trial in trials_of(directory) if trial.state == TrialState.RUNNING]
-        assert in_flight
-        saved = {number: (metas(directory, number) or [{"results": []}])[-1]["results"] for number in in_flight}
-        arguments = ["--resume", "runs/run"]
-    run(*arguments, cwd=tmp_path)
-    check_record(directory, num_samples=8, epochs=3)
-    for (
-        number,
-        results,
-    ) in saved.items():  # those in flight at the last kill went on: their epochs were not trained again
-        assert metas(directory, number)[-1]["results"][: len(results)] == results
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_search_says_how_to_resume_and_resumes(tmp_path: Path, stop: signal.Signals) -> None:
-    directory = tmp_path / "runs" / "run"
-    driver = start(*LONG, cwd=tmp_path)
-    wait_for_epochs(directory, 2)
-    driver.send_signal(stop)
-    output, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "Traceback" not in output
-    assert "python run_search.py --resume runs/run" in output
-    run("--resume", "runs/run", cwd=tmp_path)
-    check_record(directory, num_samples=8, epochs=3)

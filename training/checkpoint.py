@@ -67,8 +67,8 @@ def read_meta(directory: Path | str) -> dict[str, Any]:
     """meta.json of a checkpoint, with `config` and `results` as objects. Raises CheckpointError."""
     path = Path(directory) / "meta.json"
     try:
-        if not path.is_file() or path.stat().st_size > MOST_META_BYTES:
-            raise CheckpointError(f"{path} is not there, no file, or larger than {MOST_META_BYTES:,} bytes")
+        if path.exists() and (not path.is_file() or path.stat().st_size > MOST_META_BYTES):
+            raise OSError(f"no file, or larger than {MOST_META_BYTES:,} bytes")
         meta = json.loads(path.read_text())
         if meta["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {meta['format']}, but this version reads format {FORMAT}")

@@ -318,7 +318,7 @@ def test_labels_of_the_batch_belong_to_its_images(search_run, digits, monkeypatc
 def test_without_data_or_a_winner_there_is_no_batch(search_run, make_run, monkeypatch):
     from training.data import DataError
 
-    def missing(config):
+    def missing(*_):
         raise DataError("the images are gone.")
 
     assert training_batch_picture(evaluate_search(load_search(make_run("empty").path), device="cpu")) is None

@@ -1,0 +1,1004 @@
+"""Input from a stranger: names, images, checkpoints, whole run directories. Refused or harmless: nothing in them is
+executed, and nothing outside of them is written.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from PIL import Image
+
+import run_search
+from analysis import load_search
+from analysis.__main__ import main as analyse
+from analysis.report import analyse as analyse_results
+from search.config import SearchConfig, parse_config
+from search.searcher import trial_seed
+from training import load_data, load_model, load_state, new_state, save_checkpoint, train
+from training.checkpoint import CheckpointError, read_meta
+from training.config import DataConfig
+from training.data import TrainData
+
+PROJECT = Path(__file__).parents[1]
+SECTIONS: dict[str, Any] = {
+    "search": {"num_samples": 3},
+    "data": {"dataset": "digits", "image_size": 8, "crop_padding": 0, "flip": False},
+    "model": {"depth": 1, "width": 4, "pooling": "none"},
+    "optimizer": {"name": "adamw", "learning_rate": 0.01},
+    "train": {"epochs": 2, "batch_size": 64},
+    "sampler": {"name": "random"},
+    "scheduler": {"name": "none"},
+    "space": {"model.width": {"int": [2, 8]}, "optimizer.name": {"choice": ["adam", "adamw"]}},
+}
+PIXELS = 60_000  # a side
+MEMORY_MARGIN = 150 * 2**20  # bytes; such an image takes 3.6 GB with one byte a pixel
+
+
+# What a stranger sends
+
+
+class Canary:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.file),)
+
+
+def config_of(**sections: dict[str, Any]) -> SearchConfig:
+    names = {**SECTIONS, **sections}
+    return parse_config({name: {**SECTIONS.get(name, {}), **sections.get(name, {})} for name in names}, {})
+
+
+@pytest.fixture(scope="module")
+def digits() -> TrainData:
+    return load_data(config_of().base.data)
+
+
+@pytest.fixture(scope="module")
+def trained(digits: TrainData, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Checkpoints of trial 0 after its first and its last epoch."""
+    state, places = new_state(config_of().base, digits), []
+    for result in train(state, digits):
+        places.append(tmp_path_factory.mktemp("trained") / f"epoch_{result.epoch}")
+        save_checkpoint(state, places[-1], 0)
+    return places
+
+
+class Stranger:
+    """A place with a run directory that came from elsewhere, and files that belong to its user."""
+
+    def __init__(self, place: Path, trained: list[Path], **sections: dict[str, Any]) -> None:
+        self.place, self.run, self.canary = place, place / "runs" / "run", place / "canary"
+        self.trained, self.config = trained, config_of(**sections)
+        self.run.mkdir(parents=True)
+        (self.run / "search.yaml").write_text(self.config.to_yaml())
+        start = {"started_at": "2030-01-01T00:00:00+00:00", "command": "run_search.py"}
+        (self.run / "environment.json").write_text(json.dumps([start]))
+        storage = JournalStorage(JournalFileBackend(str(self.run / "study.journal")))
+        self.study = optuna.create_study(storage=storage, study_name="run", direction="maximize")
+        self.trial()
+        for epoch, checkpoint in enumerate(trained):
+            shutil.copytree(checkpoint, self.run / "trial_0000_a1b2c" / f"checkpoint_{epoch:06d}")
+        Image.new("RGB", (9, 7)).save(place / "good.png")
+        self.outside = place / "outside"
+        self.outside.mkdir()
+        (self.outside / "precious.txt").write_text("not to be touched, and without a newline at its end")
+
+    def trial(self, state: TrialState | None = TrialState.COMPLETE, epochs: int = 2, **user_attrs: Any) -> optuna.Trial:
+        """A trial with the params of trial 0 and its curve; state None leaves it RUNNING."""
+        self.study.enqueue_trial(self.config.search_space.default_params())
+        trial = self.study.ask(self.config.search_space.distributions())
+        results = read_meta(self.trained[-1])["results"][:epochs]
+        for result in results:
+            trial.report(result.val_accuracy, result.epoch)
+        for key, value in user_attrs.items():
+            trial.set_user_attr(key, value)
+        if state == TrialState.COMPLETE:
+            self.study.tell(trial, results[-1].val_accuracy)
+        elif state is not None:
+            self.study.tell(trial, state=state)
+        return trial
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run / "trial_0000_a1b2c" / "checkpoint_000001"
+
+    @property
+    def journal(self) -> Path:
+        return self.run / "study.journal"
+
+    def rewrite_journal(self, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+        records = [json.loads(line) for line in self.journal.read_text().splitlines()]
+        change(records)
+        self.journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def predict(self) -> int:
+        """python -m analysis, without a report; its exit code."""
+        return analyse([str(self.run), "--device", "cpu", "--predict", str(self.place / "good.png")])
+
+    def resume(self, *arguments: str) -> int:
+        return search("--resume", str(self.run), *arguments)
+
+
+def search(*arguments: str) -> int:
+    """run_search.py in this process; its exit code."""
+    try:
+        return run_search.main(list(arguments))
+    except SystemExit as stop:  # argparse
+        return int(str(stop.code))
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, trained: list[Path], monkeypatch: pytest.MonkeyPatch) -> Stranger:
+    monkeypatch.chdir(tmp_path)
+    return Stranger(tmp_path, trained)
+
+
+def snapshot(root: Path, without: Path | None = None) -> dict[str, tuple[int, int, int, str]]:
+    """Mode, size, time and target of every path below a directory, links not followed."""
+    found = {}
+    for folder, directories, files in os.walk(root):
+        directories[:] = [name for name in directories if Path(folder) / name != without]
+        for name in (*directories, *files):
+            path = Path(folder) / name
+            status = path.lstat()
+            target = os.readlink(path) if path.is_symlink() else ""  # noqa: PTH115
+            found[str(path)] = (status.st_mode, status.st_size, status.st_mtime_ns, target)
+    return found
+
+
+@contextmanager
+def untouched(stranger: Stranger) -> Iterator[None]:
+    """Nothing outside of the run directory changes, and no canary appears."""
+    before = snapshot(stranger.place, stranger.run)
+    yield
+    after = snapshot(stranger.place, stranger.run)
+    assert after == before
+    assert not stranger.canary.exists()
+
+
+def sealed(checkpoint: Path) -> None:
+    """Make meta.json agree with the files beside it, as anyone can."""
+    meta = json.loads((checkpoint / "meta.json").read_text())
+    for name in meta["sha256"]:
+        meta["sha256"][name] = hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
+    (checkpoint / "meta.json").write_text(json.dumps(meta))
+
+
+# Names
+
+
+NAMES = [
+    "../escape",
+    "..",
+    ".",
+    "a/b",
+    "/tmp/escape",
+    "a\0b",
+    "a\nb",
+    "a\n",
+    "\x1b[31mred",
+    "-x",
+    "--resume",
+    "a b",
+    "",
+]
+NAMES += ["x" * 101, "~", "$(touch x)", "a\\b", "ü", "\u202egnp"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_more_than_a_name_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert search("--config", str(PROJECT / "configs" / "quick.yaml"), f"--name={name}") == 2
+    output = "".join(capsys.readouterr())
+    assert f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got {name!r}" in output
+    assert output.replace("\n", "").isprintable()
+    assert not list(tmp_path.iterdir()) and not (tmp_path.parent / "escape").exists()
+
+
+# Images: headers by hand, so that nothing has to hold the pixels
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(side: int, *chunks: bytes, bits: int = 8, kind: int = 2, pixels: bytes = b"\0") -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def tiff(side: int, tile: int | None = None) -> bytes:
+    strips = [(273, 4, 1, 8), (278, 4, 1, side), (279, 4, 1, side * side % 2**32)]
+    tiles = [] if tile is None else [(322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 8), (325, 4, 1, tile * tile)]
+    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags += tiles or strips
+    packed_tags = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + packed_tags + b"\0" * 4
+
+
+def gif(screen: int, side: int, frames: int = 1) -> bytes:
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\x00"
+    return b"GIF89a" + struct.pack("<HHBBB", screen, screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + frame * frames + b";"
+
+
+def jpeg(side: int) -> bytes:
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, side, side, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    scan = b"\xff\xda\0\x0c\3\1\0\2\0\3\0\0\x3f\0\xff\xd9"
+    return b"\xff\xd8\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + frame + scan
+
+
+def bmp(side: int) -> bytes:
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, *[0] * 6)
+
+
+def ico(side: int) -> bytes:
+    """It says 16 x 16; the PNG inside says otherwise."""
+    inside = png(side)
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+
+
+def psd(side: int) -> bytes:
+    return b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, side, side, 8, 3) + b"\0" * 14
+
+
+def postscript(side: int) -> bytes:
+    return b"%%!PS-Adobe-3.0 EPSF-3.0\n%%%%BoundingBox: 0 0 %d %d\n%%%%EndComments\n(x) print\n%%%%EOF\n" % (side, side)
+
+
+def packed(num_bytes: int) -> bytes:
+    """Zeros, compressed two hundredfold, a megabyte at a time."""
+    compressor, block = zlib.compressobj(1), bytes(10**6)
+    return b"".join([*(compressor.compress(block) for _ in range(num_bytes // 10**6)), compressor.flush()])
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "header.png": lambda: png(PIXELS),
+    "pixels.png": lambda: png(PIXELS, bits=1, kind=0, pixels=packed(PIXELS * PIXELS // 8)),  # all of them
+    "profile.png": lambda: png(8, chunk(b"iCCP", b"x\0\0" + packed(200_000_000))),
+    "text.png": lambda: png(8, chunk(b"zTXt", b"x\0\0" + packed(200_000_000))),
+    "strips.tiff": lambda: tiff(PIXELS),
+    "tiles.tiff": lambda: tiff(8, tile=PIXELS),
+    "screen.gif": lambda: gif(PIXELS, PIXELS),
+    "frame.gif": lambda: gif(8, PIXELS),
+    "frame.jpeg": lambda: jpeg(PIXELS),
+    "header.bmp": lambda: bmp(PIXELS),
+    "inside.ico": lambda: ico(PIXELS),
+    "header.psd": lambda: psd(PIXELS),
+    "header.ppm": lambda: f"P6\n{PIXELS} {PIXELS}\n255\n".encode(),
+    "large.eps": lambda: postscript(PIXELS),
+    "small.eps": lambda: postscript(8),
+    "postscript.png": lambda: postscript(8),
+    "drawing.svg": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="60000" height="60000"></svg>',
+}
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bombs")
+    for name, content in BOMBS.items():
+        (folder / name).write_bytes(content())
+    return folder
+
+
+def measured(*command: str, cwd: Path, **environment: str) -> tuple[int, str, int]:
+    """(exit code, output, peak memory in bytes) of a program."""
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "RAY_worker_niceness": "0", **environment},
+    ) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert "Traceback" not in output, output
+    return process.returncode, output, usage.ru_maxrss * 1024
+
+
+@pytest.fixture
+def ghostscript(tmp_path: Path) -> str:
+    """A PATH whose `gs` says that it was run."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\nmkdir '{tmp_path / 'canary'}'\n")
+    (programs / "gs").chmod(0o755)
+    return f"{programs}:{os.environ['PATH']}"
+
+
+LOAD_EACH = """\
+import resource, sys
+from pathlib import Path
+from training.config import DataConfig
+from training.data import DataError, load_data
+for place in sorted(Path(sys.argv[1]).iterdir()):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        load_data(DataConfig(dataset=f"folder:{place}", image_size=8, crop_padding=0))
+        said = "nothing"
+    except DataError as error:
+        said = error
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(place.name, grown * 1024, said, sep="\\t")
+"""
+
+
+@pytest.mark.slow
+def test_no_image_of_a_folder_takes_memory_or_runs_a_program(bombs: Path, tmp_path: Path, ghostscript: str) -> None:
+    for bomb in bombs.iterdir():
+        for split in ("train", "test"):
+            for label in ("cat", "dog"):
+                (tmp_path / "folders" / bomb.name / split / label).mkdir(parents=True)
+                shutil.copy(bomb, tmp_path / "folders" / bomb.name / split / label)
+    (tmp_path / "script.py").write_text(LOAD_EACH)
+    code, output, _ = measured("script.py", "folders", cwd=tmp_path, PATH=ghostscript)
+    assert code == 0, output
+    said = {name: (int(grown), words) for name, grown, words in (line.split("\t") for line in output.splitlines())}
+    assert said.keys() == BOMBS.keys()
+    for name, (grown, words) in said.items():
+        assert f"{name} cannot be read as an image" in words and "Mend or remove it." in words, name
+        assert grown < MEMORY_MARGIN, name
+    assert "PostScript" in said["postscript.png"][1]
+    assert not (tmp_path / "canary").exists() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_no_image_to_predict_takes_memory_or_runs_a_program(bombs: Path, stranger: Stranger, ghostscript: str) -> None:
+    (stranger.place / "film.gif").write_bytes(gif(1, 1, frames=200_000))
+    files = [str(file) for file in sorted(bombs.iterdir())]
+    arguments = ["-m", "analysis", str(stranger.run), "--device", "cpu", "--predict", "good.png", "film.gif", *files]
+    with untouched(stranger):
+        code, output, memory = measured(*arguments, cwd=stranger.place, PATH=ghostscript)
+    assert code == 2 and "good.png: " in output and "film.gif: " in output
+    assert all(f"{file} cannot be read as an image" in output for file in files)
+    assert memory < PIXELS**2 // 2
+    assert not (stranger.run / "report").exists()
+
+
+@pytest.mark.slow
+def test_a_search_on_a_folder_with_such_an_image_is_refused(bombs: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            shutil.copy(bombs / "pixels.png", tmp_path / "photos" / split / label)
+    before = snapshot(tmp_path)
+    code, output, memory = measured(str(PROJECT / "run_search.py"), "--dataset", "folder:photos", cwd=tmp_path)
+    assert code == 2 and "pixels.png cannot be read as an image" in output
+    assert memory < PIXELS**2 // 2
+    assert snapshot(tmp_path) == before
+
+
+# Checkpoints
+
+
+def torch_archive(content: Any, file: Path, legacy: bool = False) -> None:
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+
+
+def deflated(checkpoint: Path, name: str, num_bytes: int) -> None:
+    """Replace a tensor file by one that grows a thousandfold when it is read."""
+    torch.save({"x": torch.zeros(num_bytes, dtype=torch.uint8)}, checkpoint / "large")
+    with zipfile.ZipFile(checkpoint / "large") as plain, zipfile.ZipFile(checkpoint / name, "w") as small:
+        for entry in plain.namelist():
+            small.writestr(entry, plain.read(entry), zipfile.ZIP_DEFLATED, compresslevel=1)
+    (checkpoint / "large").unlink()
+
+
+PICKLES: dict[str, Callable[[Any, Path], None]] = {
+    "plain pickle": lambda evil, file: file.write_bytes(pickle.dumps(evil)) and None,
+    "oldest pickle": lambda evil, file: file.write_bytes(pickle.dumps(evil, protocol=0)) and None,
+    "torch archive": torch_archive,
+    "beside tensors": lambda evil, file: torch_archive({"weight": torch.zeros(3), "optimizer": evil, "e": evil}, file),
+    "torch before 1.6": lambda evil, file: torch_archive(evil, file, legacy=True),
+}
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "state.pt"])
+@pytest.mark.parametrize("kind", PICKLES)
+def test_a_pickle_in_a_checkpoint_is_not_unpickled(
+    kind: str, name: str, stranger: Stranger, digits: TrainData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stranger.checkpoint / name
+    PICKLES[kind]([bytes(5000), Canary(stranger.canary)], file)  # large enough to be weights
+    sealed(stranger.checkpoint)
+    with untouched(stranger):
+        with pytest.raises(CheckpointError, match=name):
+            load_state(stranger.checkpoint, digits)
+        code = stranger.predict()
+    if name == "weights.pt":
+        assert code == 2 and f"{file} cannot be read" in capsys.readouterr().err
+    else:
+        assert code == 0, "the state is not needed to predict"
+    if "pickle" in kind:
+        pickle.loads(file.read_bytes())
+    else:
+        torch.load(file, weights_only=False)
+    assert stranger.canary.exists(), "it was one that acts"
+
+
+@pytest.mark.slow
+def test_a_report_on_a_pickle_says_that_it_could_not_be_read(
+    stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch_archive([bytes(5000), Canary(stranger.canary)], stranger.checkpoint / "weights.pt")
+    sealed(stranger.checkpoint)
+    with untouched(stranger):
+        assert analyse([str(stranger.run), "--device", "cpu"]) == 0
+    assert "weights.pt cannot be read" in capsys.readouterr().out
+
+
+def test_a_program_in_a_checkpoint_is_not_run(stranger: Stranger, digits: TrainData) -> None:
+    class Program(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    torch.jit.script(Program()).save(stranger.checkpoint / "weights.pt")
+    sealed(stranger.checkpoint)
+    with untouched(stranger), pytest.raises(CheckpointError, match=r"weights\.pt"):
+        load_model(stranger.checkpoint)
+
+
+LOAD_STATES = """\
+import resource, sys
+from training import load_data, load_state
+from training.checkpoint import CheckpointError, read_meta
+data = load_data(read_meta(sys.argv[1])["config"].data)
+for checkpoint in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        load_state(checkpoint, data)
+        said = "loaded"
+    except CheckpointError as error:
+        said = str(error)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, said, sep="\\t")
+"""
+
+
+@pytest.mark.slow
+def test_a_compressed_checkpoint_takes_no_memory(stranger: Stranger, trained: list[Path], tmp_path: Path) -> None:
+    """Torch would inflate it."""
+    checkpoints = {"weights.pt": stranger.checkpoint, "state.pt": stranger.checkpoint.with_name("checkpoint_000000")}
+    for name, checkpoint in checkpoints.items():
+        deflated(checkpoint, name, 2 * MEMORY_MARGIN)
+        sealed(checkpoint)
+        assert (checkpoint / name).stat().st_size < 2**22
+    (tmp_path / "script.py").write_text(LOAD_STATES)
+    places = [str(place) for place in (trained[0], *checkpoints.values())]
+    code, output, _ = measured("script.py", *places, cwd=tmp_path)
+    assert code == 0, output
+    (_, sound), *refused = [line.split("\t") for line in output.splitlines()]
+    assert sound == "loaded"
+    for name, (grown, said) in zip(checkpoints, refused, strict=True):
+        assert f"{name} cannot be read" in said and "compressed" in said
+        assert int(grown) < MEMORY_MARGIN
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(meta: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        place: Any = meta
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place[name]
+        place[last] = value
+
+    return change
+
+
+EVIL_META: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "huge width": edit("config.model.width", 10**9),
+    "width beyond floats": edit("config.model.width", 10**400),
+    "huge kernel": edit("config.model.kernel_size", 10**9 + 1),
+    "kernel beyond floats": edit("config.model.kernel_size", 10**400 + 1),
+    "huge image": edit("image_shape", [3, 10**9, 10**9]),
+    "image beyond floats": edit("image_shape", [10**400, 8, 8]),
+    "no image": edit("image_shape", [3, -8, 0]),
+    "image of text": edit("image_shape", ["3", "8", "8"]),
+    "image of lists": edit("image_shape", [[3], {}, None]),
+    "classes of numbers": edit("class_names", list(range(10))),
+    "classes as text": edit("class_names", "0123456789"),
+    "many classes": edit("class_names", [str(index) for index in range(10**6)]),
+    "classes as lists": edit("class_names", [[]] * 10),
+    "results of another type": edit("results", {"0": {}}),
+    "epoch as text": edit("results.0.epoch", "1"),
+    "epoch too late": edit("results.0.epoch", 10**12),
+    "accuracy as a list": edit("results.1.val_accuracy", [0.9]),
+    "accuracy of infinity": edit("results.1.val_accuracy", float("inf")),
+    "accuracy beyond 1": edit("results.1.val_accuracy", 1e308),
+    "seconds of infinity": edit("results.1.epoch_seconds", float("inf")),
+    "time of another type": edit("results.1.finished_at", 5),
+    "time as text": edit("results.1.finished_at", "<script>\x1b[2J"),
+    "time without a zone": edit("results.1.finished_at", "2030-01-01T00:00:00"),
+    "time before all": edit("results.1.finished_at", "0001-01-01T00:00:00+23:00"),
+    "diverged as a number": edit("results.1.diverged", 7),
+    "hash of another type": edit("sha256", ["weights.pt"]),
+    "hash as a number": edit("sha256.weights.pt".replace("weights.pt", "weights"), 5),
+    "config of another type": edit("config", []),
+    "unknown format": edit("format", {}),
+}
+
+
+@pytest.mark.parametrize("kind", EVIL_META)
+def test_a_strange_meta_json_is_refused_and_what_came_before_it_used(
+    kind: str, stranger: Stranger, digits: TrainData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = json.loads((stranger.checkpoint / "meta.json").read_text())
+    EVIL_META[kind](meta)
+    if kind == "hash as a number":
+        meta["sha256"]["weights.pt"] = meta["sha256"].pop("weights")
+    (stranger.checkpoint / "meta.json").write_text(json.dumps(meta))
+    with untouched(stranger):
+        with pytest.raises(CheckpointError, match="checkpoint_000001"):
+            load_state(stranger.checkpoint, digits)
+        assert stranger.predict() == 0
+    printed = "".join(capsys.readouterr())
+    assert "\x1b[2J" not in printed and "passed over" in printed
+    assert "the best: 1 epoch," in printed, "the checkpoint before it is sound"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [DEEP, '{"a":' * 100_000, "1" * 10_000, "NaN", "[]", "null", "\0", '{"format": 1e400}', "\ufeff{}", "\ud800"],
+    ids=["deep", "deep mapping", "long number", "NaN", "list", "null", "NUL", "infinite", "BOM", "surrogate"],
+)
+@pytest.mark.parametrize("name", ["checkpoint", "environment.json"])
+def test_json_that_is_none_of_ours_is_refused(name: str, text: str, stranger: Stranger) -> None:
+    file = stranger.checkpoint / "meta.json" if name == "checkpoint" else stranger.run / name
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    with untouched(stranger):
+        if name == "checkpoint":
+            with pytest.raises(CheckpointError, match=r"meta\.json"):
+                read_meta(stranger.checkpoint)
+        assert stranger.predict() == 0
+
+
+FILES = ["meta.json", "weights.pt", "state.pt"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
+def test_a_checkpoint_that_is_no_file_keeps_nobody_waiting(
+    kind: str, name: str, stranger: Stranger, digits: TrainData
+) -> None:
+    file = stranger.checkpoint / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        with file.open("wb") as stream:
+            stream.truncate(2**42)  # 4 TiB of nothing, which no disk has to hold
+    with untouched(stranger):
+        with pytest.raises(CheckpointError, match=name):
+            load_state(stranger.checkpoint, digits)
+        assert stranger.predict() == 0
+
+
+# Links out of a run directory
+
+
+def link(path: Path, target: Path) -> None:
+    """Put a link to a target, there or not, where a run directory has something."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+SEARCH_LINKS = {
+    "study.journal": "precious.txt",
+    "search.yaml": "search.yaml",
+    "environment.json": "entries.json",
+    "tuner.pkl": "precious.txt",
+    "experiment_state-1.json": "not there",
+    ".validate_storage_marker": "not there",
+}
+
+
+@pytest.mark.parametrize("name", SEARCH_LINKS)
+def test_a_search_does_not_write_through_a_link(
+    name: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stranger.outside / "entries.json").write_text("[]")
+    shutil.copy(stranger.run / "search.yaml", stranger.outside)
+    link(stranger.run / name, stranger.outside / SEARCH_LINKS[name])
+    with untouched(stranger):
+        assert stranger.resume("--num-samples", "2") == 2
+    said = capsys.readouterr().err
+    assert f"{stranger.run / name} is a link" in said and f"cp -rL {stranger.run} COPY" in said
+
+
+def test_a_pipe_as_a_journal_keeps_nobody_waiting(stranger: Stranger, capsys: pytest.CaptureFixture[str]) -> None:
+    stranger.journal.unlink()
+    os.mkfifo(stranger.journal)
+    assert stranger.resume("--num-samples", "2") == 2
+    assert f"{stranger.journal} is a link, or no file" in capsys.readouterr().err
+    assert analyse([str(stranger.run)]) == 2
+
+
+@pytest.mark.parametrize("target", ["there", "not there"])
+@pytest.mark.parametrize("kind", ["confirm", "audit"])
+def test_no_training_goes_to_a_linked_directory(
+    kind: str, target: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = stranger.trial(TrialState.PRUNED, epochs=1, stopped_by="asha")
+    shutil.copytree(stranger.trained[0], stranger.run / f"trial_{stopped.number:04d}_a1b2c" / "checkpoint_000000")
+    (stranger.outside / "there").mkdir()
+    link(stranger.run / kind, stranger.outside / target)
+    with untouched(stranger):
+        assert search(f"--{kind}", str(stranger.run)) == 2
+    assert f"{stranger.run / kind} is a link" in capsys.readouterr().err
+
+
+REPORT_LINKS = ["report", "report/index.html", "report/trials.csv", "report/test_metrics.json", "report/tensorboard"]
+REPORT_LINKS += ["report/test_openings.json", "report/val_accuracy.png", "report/tensorboard/events.out.tfevents.1"]
+
+
+@pytest.mark.parametrize("target", ["there", "not there"])
+@pytest.mark.parametrize("name", REPORT_LINKS)
+def test_a_report_is_not_written_through_a_link(
+    name: str, target: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stranger.run / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix or target == "not there":
+        link(path, stranger.outside / ("precious.txt" if target == "there" else target))
+    else:
+        (stranger.outside / "events.out.tfevents.1").write_text("of another program")
+        link(path, stranger.outside)
+    with untouched(stranger):
+        assert analyse([str(stranger.run), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path} is a link" in said and f"cp -rL {stranger.run} COPY" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c", "confirm"])
+def test_what_an_analysis_only_reads_may_be_a_link(name: str, stranger: Stranger) -> None:
+    if name == "confirm":
+        shutil.copytree(stranger.run, stranger.outside / name)
+    else:
+        shutil.move(stranger.run / name, stranger.outside / name)
+    link(stranger.run / name, stranger.outside / name)
+    with untouched(stranger):
+        assert analyse([str(stranger.run), "--device", "cpu"]) == 0
+    assert (stranger.run / "report" / "index.html").is_file()
+
+
+def test_a_dangling_journal_is_no_run(stranger: Stranger, capsys: pytest.CaptureFixture[str]) -> None:
+    link(stranger.journal, stranger.outside / "not there")
+    with untouched(stranger):
+        assert analyse(["--runs-dir", str(stranger.run.parent)]) == 2
+        assert analyse([str(stranger.run)]) == 2
+
+
+def test_unfinished_files_are_not_written_through_a_link_that_lay_in_wait(stranger: Stranger) -> None:
+    """Their names can be guessed: they hold a process id."""
+    from search.run_directory import write_atomically
+
+    precious = stranger.outside / "precious.txt"
+    (stranger.run / f".search.yaml.{os.getpid()}").symlink_to(precious)
+    (stranger.run / f".unfinished-{os.getpid()}.pt2").symlink_to(precious)
+    with untouched(stranger):
+        write_atomically(stranger.run / "search.yaml", "x: 1")
+        (stranger.run / "search.yaml").write_text(stranger.config.to_yaml())
+        assert analyse([str(stranger.run), "--device", "cpu", "--export", str(stranger.run / "x.pt2")]) == 0
+    assert (stranger.run / "x.pt2").is_file() and not (stranger.run / "x.pt2").is_symlink()
+
+
+# Data that a run names
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder data set whose images are those of digits, so that the checkpoints of `trained` fit it."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in "0123456789":
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            for index in range(8):
+                pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / label / f"{index}.png")
+    return tmp_path / "photos"
+
+
+def on(dataset: str, data_dir: Path, stranger: Stranger) -> None:
+    """Let a run say that it was trained on other data."""
+    data = {"dataset": dataset, "data_dir": str(data_dir)}
+    settings = yaml.safe_load((stranger.run / "search.yaml").read_text())
+    settings["data"] |= data
+    (stranger.run / "search.yaml").write_text(yaml.safe_dump(settings))
+    for file in stranger.run.glob("trial_*/checkpoint_*/meta.json"):
+        meta = json.loads(file.read_text())
+        meta["config"]["data"] |= data
+        file.write_text(json.dumps(meta))
+
+
+def evaluated(stranger: Stranger, data_dir: str | None = None) -> str:
+    """What an analysis says of its data, after all but the drawing, and with no kept predictions."""
+    shutil.rmtree(stranger.run / "report", ignore_errors=True)
+    return "\n".join(analyse_results(load_search(stranger.run), data_dir, "cpu").evaluation.problems)
+
+
+def test_an_analysis_keeps_decoded_images_only_where_its_user_says(stranger: Stranger, photos: Path) -> None:
+    on(f"folder:{photos}", stranger.outside, stranger)
+    with untouched(stranger):
+        assert evaluated(stranger) == "", "the images are read all the same"
+    (stranger.place / "mine").mkdir()
+    assert evaluated(stranger, "mine") == ""
+    assert list((stranger.place / "mine" / ".cache").glob("*.npy")) and not (stranger.outside / ".cache").exists()
+    on(f"folder:{photos}", stranger.place / "data", stranger)  # the default
+    assert evaluated(stranger) == ""
+    assert list((stranger.place / "data" / ".cache").glob("*.npy"))
+
+
+def test_an_analysis_downloads_only_to_where_its_user_says(stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(url: str, root: str, *_: Any, **__: Any) -> None:
+        asked.append(str(root))
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", download)
+    for place in (stranger.outside, stranger.place / "nowhere", stranger.run):
+        on("cifar10", place, stranger)
+        with untouched(stranger):
+            said = evaluated(stranger)
+        assert f"cifar10 is not in {place}, which is only read here" in said and "--data-dir DIR" in said
+    assert asked == []
+    assert "could not be downloaded" in evaluated(stranger, "mine")
+    assert set(asked) == {"mine"}
+    on("cifar10", stranger.place / "data", stranger)
+    assert "could not be downloaded" in evaluated(stranger)
+    assert set(asked) == {"mine", str(stranger.place / "data")}
+
+
+def test_a_pickled_data_set_of_a_stranger_is_not_unpickled(stranger: Stranger) -> None:
+    """CIFAR's own files are pickles: only those with the published MD5 sums are read."""
+    batches = stranger.run / "cifar-10-batches-py"
+    batches.mkdir()
+    for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch", "batches.meta"):
+        (batches / name).write_bytes(pickle.dumps(Canary(stranger.canary)))
+    on("cifar10", stranger.run, stranger)
+    with untouched(stranger):
+        assert "which is only read here" in evaluated(stranger)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "archive", "huge", "other type", "other size", "empty"])
+def test_a_planted_cache_of_decoded_images_is_not_believed(
+    kind: str, stranger: Stranger, photos: Path, tmp_path: Path
+) -> None:
+    config = DataConfig(dataset=f"folder:{photos}", data_dir=str(tmp_path / "cache"), image_size=8, crop_padding=0)
+    expected = load_data(config).train.images
+    files = list((tmp_path / "cache" / ".cache").glob("*.npy"))
+    assert files
+    for file in files:
+        if kind == "pickle":
+            file.write_bytes(pickle.dumps(Canary(stranger.canary)))
+        elif kind == "archive":
+            with file.open("wb") as stream:
+                np.savez(stream, images=np.zeros((80, 8, 8, 3), dtype=np.uint8))
+        elif kind == "huge":
+            with file.open("wb") as stream:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (80, 10**6, 10**6, 3)}
+                np.lib.format.write_array_header_1_0(stream, header)
+        elif kind == "empty":
+            file.write_bytes(b"")
+        else:
+            shape, dtype = ((80, 8, 8, 3), object) if kind == "other type" else ((80, 9, 9), np.uint8)
+            np.save(file, np.zeros(shape, dtype), allow_pickle=True)
+    assert np.array_equal(load_data(config).train.images, expected)
+    assert not stranger.canary.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_with_undecodable_names_is_read(photos: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (photos / split / "0" / "0.png").rename(os.fsdecode(os.fsencode(photos / split / "0") + b"/\xff\x1b[2J.png"))
+    config = DataConfig(dataset=f"folder:{photos}", data_dir=str(tmp_path / "cache"), image_size=8, crop_padding=0)
+    assert load_data(config).num_bytes == load_data(config).num_bytes == 80 * 8 * 8 * 3
+
+
+# search.yaml
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.mkdir [canary]",
+        "!!python/object/new:os.mkdir [canary]",
+        "!!python/object/apply:subprocess.run [[mkdir, canary]]",
+        "!!python/name:os.mkdir ''",
+        "!!python/module:antigravity ''",
+    ],
+)
+def test_a_python_tag_in_search_yaml_is_refused(
+    tag: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stranger.run / "search.yaml").write_text(f"{stranger.config.to_yaml()}\nnotice: {tag}\n")
+    before = snapshot(stranger.run)
+    with untouched(stranger):
+        assert stranger.resume("--num-samples", "2") == 2
+        assert search("--audit", str(stranger.run)) == 2
+        assert search("--config", str(stranger.run / "search.yaml")) == 2
+        assert search("--warm-start", str(stranger.run), "--dataset", "digits") == 2
+        assert stranger.predict() == 2
+    assert "cannot be read as YAML" in capsys.readouterr().err
+    assert snapshot(stranger.run) == before
+
+
+# Journals, and everything at once
+
+
+HTML, ESCAPES = "<script>alert(1)</script><img src=x onerror=alert(1)>", "\x1b[2J\x1b]0;title\x07\x9b31m"
+
+
+@pytest.mark.slow
+def test_words_of_a_journal_are_neither_markup_nor_commands(
+    stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = HTML + ESCAPES
+    stranger.trial(TrialState.FAIL, 0, reason=words, stopped_by=words)
+    stranger.trial(None, 1, reason=words)
+    settings = yaml.safe_load((stranger.run / "search.yaml").read_text())
+    settings["search"]["notice"] = words
+    (stranger.run / "search.yaml").write_text(yaml.safe_dump(settings))
+    (stranger.run / "environment.json").write_text(json.dumps([{words: words, "command": {words: [words]}}]))
+    assert analyse([str(stranger.run), "--device", "cpu"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "alert(1)" in printed and printed.replace("\n", "").isprintable()
+    page = (stranger.run / "report" / "index.html").read_text()
+    assert "alert(1)" in page and "<script>alert" not in page and "<img src=x" not in page
+
+
+def test_a_pickle_in_a_journal_is_text(stranger: Stranger) -> None:
+    """Optuna unpickles snapshots of storages that take some; a file takes none."""
+    evil = pickle.dumps(Canary(stranger.canary), protocol=0).decode("latin1")
+    before = len(stranger.journal.read_bytes().splitlines())
+    stranger.trial(TrialState.FAIL, 0, reason=evil, snapshot=evil, pickle=list(evil.encode()))
+    assert len(stranger.journal.read_bytes().splitlines()) > before
+    stranger.journal.with_name("study.journal.snapshot").write_bytes(evil.encode("latin1"))
+    with untouched(stranger):
+        assert load_search(stranger.run).trials["reason"].tolist()[1] == evil
+        assert stranger.predict() == 0
+    pickle.loads(evil.encode("latin1"))
+    assert stranger.canary.exists(), "it was one that acts"
+
+
+@contextmanager
+def listener() -> Iterator[tuple[str, list[Any]]]:
+    """The address of a server, and whoever has connected to it."""
+    callers: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, caller = server.accept()
+                except OSError:
+                    return
+                callers.append(caller)
+                connection.close()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}", callers
+        with socket.create_connection(server.getsockname()) as own:  # it was listening
+            own.recv(1)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert len(callers) == 1, callers
+
+
+PLANTED_PICKLES = ["tuner.pkl", "trainable.pkl", "searcher-state-2030-01-01_00-00-00.pkl", "search_gen_state-1.json"]
+PLANTED_PICKLES += ["basic-variant-state-2030-01-01_00-00-00.json", "experiment_state-2030-01-01_00-00-00.json"]
+PLANTED_PICKLES += [".validate_storage_marker", ".tune_metadata", "params.pkl", "trial_0000_a1b2c/params.pkl"]
+PLANTED_PICKLES += ["trial_0000_a1b2c/checkpoint_000001/dict_checkpoint.pkl", "trial_0000_a1b2c/.is_checkpoint"]
+PLANTED_PROGRAMS = ["sitecustomize.py", "usercustomize.py", "torch.py", "search.py", "conftest.py", "matplotlibrc"]
+
+
+@pytest.mark.slow
+def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_acts(
+    tmp_path: Path, trained: list[Path]
+) -> None:
+    """The unfinished trial's newest checkpoint holds a pickle; it is named, and the trial trained without it."""
+    with listener() as (address, callers):
+        stranger = Stranger(tmp_path, trained, resources={"address": address})
+        evil = pickle.dumps(Canary(stranger.canary))
+        for name in PLANTED_PICKLES:
+            (stranger.run / name).write_bytes(evil)
+        for name in PLANTED_PROGRAMS:
+            for folder in (stranger.run, stranger.run / "trial_0000_a1b2c"):
+                (folder / name).write_text(f"import os\nos.makedirs({str(stranger.canary)!r}, exist_ok=True)\n")
+        unfinished = stranger.trial(None, epochs=1, warm=HTML)
+        place = stranger.outside / "elsewhere"  # its directory is a link, which is only read
+        shutil.copytree(trained[0], place / "checkpoint_000000")
+        shutil.copytree(trained[0], place / "checkpoint_000001")
+        torch_archive([bytes(5000), Canary(stranger.canary)], place / "checkpoint_000001" / "state.pt")
+        for checkpoint in place.iterdir():
+            meta = json.loads((checkpoint / "meta.json").read_text())
+            meta["config"]["train"]["seed"] = trial_seed(0, unfinished.number)
+            (checkpoint / "meta.json").write_text(json.dumps(meta))
+            sealed(checkpoint)
+        link(stranger.run / f"trial_{unfinished.number:04d}_d4e5f", place)
+        settings = yaml.safe_load((stranger.run / "search.yaml").read_text())
+        settings["data"]["data_dir"] = str(stranger.outside)
+        settings["search"]["warm_start"] = [str(stranger.outside), "/dev"]
+        (stranger.run / "search.yaml").write_text(yaml.safe_dump(settings))
+        stranger.study.set_user_attr("warm_start", [])  # it was done, and is not done again
+        arguments = [str(PROJECT / "run_search.py"), "--resume", str(stranger.run), "--num-samples", "3"]
+        with untouched(stranger):
+            code, output, _ = measured(*arguments, cwd=tmp_path)
+            assert code == 0 and "3/3 trials" in output, output
+            assert "state.pt cannot be read" in output, output
+            assert yaml.safe_load((stranger.run / "search.yaml").read_text())["resources"]["address"] is None
+            code, output, _ = measured("-m", "analysis", str(stranger.run), "--device", "cpu", cwd=tmp_path)
+            assert code == 0, output
+        assert callers == []
+    assert pickle.loads(evil) is None and stranger.canary.exists(), "they were ones that act"
+    trials = load_search(stranger.run).trials
+    assert trials["state"].tolist() == ["COMPLETE"] * 3
+    assert list(stranger.run.glob(f"trial_{unfinished.number:04d}_*/checkpoint_*/meta.json"))
+
+
+def test_a_resumed_search_joins_only_a_cluster_that_its_user_names(
+    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.command_line import parse, plan_search, resume_command
+
+    settings = yaml.safe_load((stranger.run / "search.yaml").read_text())
+    settings["resources"]["address"] = "ray://stranger:10001"
+    (stranger.run / "search.yaml").write_text(yaml.safe_dump(settings))
+    stopped = stranger.trial(TrialState.PRUNED, epochs=1, stopped_by="asha")
+    shutil.copytree(stranger.trained[0], stranger.run / f"trial_{stopped.number:04d}_a1b2c" / "checkpoint_000000")
+    mine = stranger.place / "mine.yaml"
+    mine.write_text(stranger.config.to_yaml().replace("address: null", "address: from-file:6379"))
+    for given, expected in (
+        ([], None),
+        (["--address", "auto"], "auto"),
+        (["--set", "resources.address=mine:6379"], "mine:6379"),
+        (["--config", str(mine)], "from-file:6379"),
+    ):
+        plan = plan_search(parse(["--resume", str(stranger.run), *given]))
+        assert plan.config.resources.address == expected
+        command = f"python run_search.py --resume runs/run{f' --address {expected}' if expected else ''}"
+        assert resume_command(plan).splitlines()[-1].strip() == command
+    for kind in ("confirm", "audit"):
+        (stranger.run / kind).mkdir()
+        shutil.copy(stranger.run / "search.yaml", stranger.run / kind)  # as if it had begun
+        for given, expected in (([], None), (["--address", "auto"], "auto")):
+            plan = plan_search(parse([f"--{kind}", str(stranger.run), *given]))
+            assert plan.config.resources.address == expected
+            assert resume_command(plan).endswith(" --address auto") == (expected is not None)
