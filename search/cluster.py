@@ -22,6 +22,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig
+from search.interruption import held_back
 from search.run_directory import SearchError
 from search.run_storage import RunStorage
 from training.data import TrainData
@@ -82,12 +83,14 @@ def ray_started(address: str | None) -> Iterator[bool]:
     try:
         yield address not in (None, "local")
     finally:
-        ray.shutdown()
+        with held_back():
+            ray.shutdown()
 
 
 def _start() -> None:
     try:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        with held_back():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
     except (AuthenticationError, OSError, ValueError, RuntimeError) as error:
         raise SearchError(f"Ray cannot be started on this machine: {error}") from error
 
@@ -107,7 +110,7 @@ def _join(address: str) -> None:
                 f"--address: no Ray cluster answers at {address} ({error}). Start one there, or leave --address out."
             ) from None
     use_token()
-    with _stderr_to_file() as written:
+    with _stderr_to_file() as written, held_back():
         try:
             ray.init(
                 address=address,

@@ -200,7 +200,7 @@ def plan_search(options: argparse.Namespace) -> Plan:
 
 
 def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
-    runs_dir = _place("--storage-path", options.runs_dir)
+    runs_dir = _place("--runs-dir", options.runs_dir)
     config = _resolve_paths(_load(options, overrides))
     check_earlier(config)
     dataset = config.data.dataset.partition(":")[0]

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -34,14 +35,21 @@ class SearchError(Exception):
     """Something outside the config that keeps a search from running: says what, and the remedy."""
 
 
-def create_run(run: Path) -> None:
-    """Make a new run directory. Raises SearchError where the name is taken."""
+def create_run(run: Path, config: SearchConfig) -> None:
+    """Make a new run directory, which holds its config from its first moment: else a process killed now would leave a
+    name that can be neither resumed nor taken. Raises SearchError where the name is taken.
+    """
+    unfinished = run.with_name(f".{run.name}.{os.getpid()}")
     try:
-        run.mkdir(parents=True)
-    except FileExistsError:
-        raise SearchError(f"{run} exists already. Choose another --name, or go on with --resume {run}") from None
+        unfinished.mkdir(parents=True)
+        (unfinished / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        unfinished.rename(run)
     except OSError as error:
+        if run.exists():
+            raise SearchError(f"{run} exists already. Choose another --name, or go on with --resume {run}") from None
         raise SearchError(f"{run} cannot be made ({error}). Choose another --runs-dir.") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def open_run(run: Path, called: str | None = None) -> None:

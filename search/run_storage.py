@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from search.config import SearchConfig
 from search.run_directory import CONFIG, ENVIRONMENT, JOURNAL, SearchError, create_run
 from training.storage import (
     STORAGE_ERRORS,
@@ -102,11 +103,11 @@ class RunStorage:
                 probe.write_bytes(b"\n")
                 probe.unlink()
 
-    def create(self) -> None:
-        """Make a new run directory. Raises SearchError where the name is taken."""
+    def create(self, config: SearchConfig) -> None:
+        """Make a new run directory, which holds its config. Raises SearchError where the name is taken."""
         self.check_free()
         if self.mirror is None:
-            create_run(self.path)
+            create_run(self.path, config)
 
     def remove(self) -> None:
         """Remove a run directory in which nothing has begun."""

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search import interruption
 from search.config import SearchConfig, why_unfit
 from training.checkpoint import read_meta
 from training.config import TrialConfig
@@ -167,8 +168,8 @@ class StudySearcher(Searcher):
         self.live[trial_id].started = True
 
     def fail(self, trial_id: str, reason: str) -> None:
-        """A trial has crashed for good."""
-        if trial_id in self.live:
+        """A trial has crashed for good; not where the signal that ends the search has reached its worker too."""
+        if trial_id in self.live and not interruption.requested():
             self.live[trial_id].trial.set_user_attr("reason", reason)
             self.study.tell(self.live[trial_id].trial, state=TrialState.FAIL)
             self._finished(trial_id)

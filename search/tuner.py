@@ -68,7 +68,7 @@ def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console:
     num_classes, run = len(data.train.class_names), storage.path
     check_defaults(config, num_classes)
     if not resume:
-        storage.create()
+        storage.create(config)
     verb = "Going on with" if resume else "Searching in"
     announce(f"{verb} {storage}: {config.search.budget} on {config.data.dataset}", storage, console)
     with locked(run), kept(config, storage, console) as keeper, contextlib.ExitStack() as undone:

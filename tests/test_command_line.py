@@ -201,7 +201,7 @@ def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path:
         (["--set", "search.num_samples=null"], "search: num_samples and time_budget must not both be null"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--resume", "nowhere"], "holds no search"),
-        (["--runs-dir", "s3://bucket/x"], "--runs-dir: must be a directory"),
+        (["--runs-dir", "s3:///x"], "is not a usable URL"),
         (["--dataset", "cifar10", "--data-dir", "empty"], "put the archive at"),
         (["--data-dir", "~nosuchuser/x"], "is not a usable path"),
         (["--runs-dir", "x" * 300], "--runs-dir: "),

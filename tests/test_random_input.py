@@ -29,6 +29,9 @@ from optuna.trial import TrialState
 
 import analysis.__main__
 import run_search
+import search.command_line
+import search.dry_run
+import search.tuner  # noqa: F401, here and not by the first example
 from analysis.style import Picture
 from search.config import SearchConfig, parse_config
 from training import load_data, load_test, new_state, save_checkpoint, train
@@ -149,9 +152,11 @@ def no_buckets() -> Any:
 
 def check_search(arguments: list[str], place: Path) -> Ending:
     """run_search.py reaches training with a config that can be read back, or ends with 2 and a message."""
-    replaced = dict.fromkeys(("run_search", "run_retraining", "dry_run"), reached_training)
-    available = patch("search.command_line.cifar_is_available", lambda _: False)
-    with patch.multiple(run_search, **replaced), available, no_buckets():
+    with contextlib.ExitStack() as replaced:
+        replaced.enter_context(no_buckets())
+        replaced.enter_context(patch("search.command_line.cifar_is_available", lambda _: False))
+        for training in ("search.tuner.run_search", "search.tuner.run_retraining", "search.dry_run.dry_run"):
+            replaced.enter_context(patch(training, reached_training))
         ending = end(run_search.main, arguments, place)
     if ending.config is not None:
         assert parse_config(parse_yaml(ending.config.to_yaml()), {}) == ending.config

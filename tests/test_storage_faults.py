@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -14,7 +13,7 @@ import optuna
 import pytest
 from bucket import Bucket, bucket
 from optuna.trial import TrialState
-from searches import QUICK, RUN_SEARCH, check_record, counted, metas, run, start, trials_of, wait_for_epochs
+from searches import QUICK, RUN_SEARCH, check_record, metas, run, start, trials_of, wait_for_epochs
 
 from search.config import parse_config
 from search.run_directory import JOURNAL, SearchError, locked, open_study
@@ -88,12 +87,12 @@ def test_a_bucket_holds_what_the_working_copy_holds_and_one_search_at_a_time(
     url = s3.url("part/run")
     mine, theirs = RunStorage(url), RunStorage(url)
     assert mine.name == "run" and str(mine) == url
-    mine.create()
+    mine.create(CONFIG)
     with locked(mine.path):
         study = open_study(mine.path, CONFIG)
         mine.save()
         with pytest.raises(SearchError, match="exists already"):
-            theirs.create()
+            theirs.create(CONFIG)
         late = RunStorage(url)  # two that resume at the same time: the second to write is told
         assert (late.path / JOURNAL).read_bytes() == (mine.path / JOURNAL).read_bytes()
         study.ask()
@@ -294,29 +293,3 @@ def test_a_directory_that_goes_away_for_a_while_is_waited_for(tmp_path: Path) ->
     assert driver.returncode == 0, output
     assert "does not answer" in output and "answers again" in output
     check_record(disk / "run", num_samples=6, epochs=3)
-
-
-@pytest.mark.slow
-def test_two_searches_of_one_name_at_the_same_time_are_one(tmp_path: Path) -> None:
-    drivers = [start(*QUICK, cwd=tmp_path) for _ in range(2)]
-    outputs = [driver.communicate(timeout=280)[0] for driver in drivers]
-    codes = sorted(driver.returncode for driver in drivers)
-    assert codes == [0, 2], outputs
-    refused = next(output for driver, output in zip(drivers, outputs, strict=True) if driver.returncode == 2)
-    assert "exists already" in refused or "another search is running" in refused
-    check_record(tmp_path / "runs" / "run", num_samples=6, epochs=3)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_resumed_search_cannot_be_resumed_a_second_time_meanwhile(tmp_path: Path) -> None:
-    directory = tmp_path / "runs" / "run"
-    driver = start(*LONG, cwd=tmp_path)
-    wait_for_epochs(directory, 1)
-    second = run("--resume", "runs/run", cwd=tmp_path, check=2)
-    assert "another search is running" in second.stderr
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    run("--resume", "runs/run", cwd=tmp_path)
-    check_record(directory, num_samples=6, epochs=3)
-    assert len(counted(directory)) == 6

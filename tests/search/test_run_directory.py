@@ -27,11 +27,14 @@ CONFIG = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
 
 
 def test_a_taken_name_and_a_foreign_directory_are_refused(tmp_path: Path) -> None:
-    create_run(tmp_path / "a")
+    create_run(tmp_path / "a", CONFIG)
     with pytest.raises(SearchError, match="exists already"):
-        create_run(tmp_path / "a")
+        create_run(tmp_path / "a", CONFIG)
+    open_run(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (tmp_path / "b").mkdir()
     with pytest.raises(SearchError, match=r"no search.yaml"):
-        open_run(tmp_path / "a")
+        open_run(tmp_path / "b")
 
 
 def test_a_second_search_is_refused_and_a_dead_one_is_no_obstacle(tmp_path: Path) -> None:
