@@ -28,7 +28,7 @@ def search(arguments: list[str] | None, started: float) -> int:
     from search.dry_run import dry_run
     from search.run_directory import SearchError
     from search.tuner import run_retraining, run_search
-    from training.config import ConfigError
+    from training.config import ConfigError, printable
     from training.data import DataError
 
     options = parse(arguments)
@@ -48,7 +48,7 @@ def search(arguments: list[str] | None, started: float) -> int:
             return report_outcome(outcome, plan, console)
     except (ConfigError, DataError, SearchError) as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
         return 2
     except (OSError, TuneError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -4,6 +4,8 @@ import math
 import shlex
 from typing import Any
 
+from training.config import printable as printable
+
 
 def percent(share: float, digits: int = 2) -> str:
     """A share in [0, 1] as `97.50 %`."""
@@ -44,11 +46,6 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(shown, value)) or "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def printable(words: object) -> str:
-    """A text on one line: line breaks, escape codes and the like are written as Python writes them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(words))
 
 
 def run_search(*arguments: str) -> str:

@@ -24,7 +24,7 @@ from search.run_storage import RunStorage
 from search.searcher import is_infeasible
 from search.tuner import Outcome
 from search.warm_start import check_earlier
-from training.config import ConfigError, parse_yaml, validate
+from training.config import ConfigError, parse_yaml, printable, validate
 from training.data import cifar_is_available
 from training.storage import child_url, is_url, parent_url
 
@@ -181,7 +181,7 @@ class Plan:
     def announce(self, console: Console) -> None:
         """What the command line decided by itself."""
         if self.config.search.notice:
-            console.print(Panel(Text(self.config.search.notice), title="NOTICE", border_style="bold yellow"))
+            console.print(Panel(Text(printable(self.config.search.notice)), title="NOTICE", border_style="bold yellow"))
 
 
 def plan_search(options: argparse.Namespace) -> Plan:
@@ -267,7 +267,7 @@ def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:
         return 130
     failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
     if failed:
-        reason = failed[-1].user_attrs.get("reason", "unknown")
+        reason = printable(failed[-1].user_attrs.get("reason", "unknown"))
         console.print(Text(f"{len(failed)} training(s) failed; the last: {reason}\n{resume_command(plan)}", "bold red"))
     console.print(summary_table(plan.retraining, outcome.trials))
     source = shlex.quote(_shortest(plan.retraining.source))
@@ -289,7 +289,7 @@ def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
     if outcome.out_of_time:
         console.print(Text(f"The time budget of {plan.config.search.time_budget} is over."))
     if failed:
-        reason = failed[0].user_attrs.get("reason", "unknown")
+        reason = printable(failed[0].user_attrs.get("reason", "unknown"))
         console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
     ranked = [trial for trial in rank_trials(outcome.trials) if trial.user_attrs.get("stopped_by") != "diverged"]
     if not ranked:

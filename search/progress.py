@@ -25,6 +25,7 @@ from search.hparams import (
     session_start,
 )
 from search.searcher import METRIC, TIME_ATTR, LiveTrial, StudySearcher, counts_towards_num_samples
+from training.config import printable
 from training.storage import StorageError
 
 OUT_OF_MEMORY = r"MemoryError|[Oo]ut of memory|can't allocate memory|Unable to allocate"  # Python, CUDA, torch, numpy
@@ -51,15 +52,15 @@ def describe_params(params: Mapping[str, Any]) -> str:
             else str(value)
         )
         words.append(f"{section if field == 'name' else field}={text}")
-    return " ".join(words)
+    return printable(" ".join(words))
 
 
 def describe_ending(trial: FrozenTrial) -> str:
     """`COMPLETE`, `PRUNED by asha`, `FAIL: reason`."""
     if trial.state == TrialState.FAIL:
-        return f"FAIL: {trial.user_attrs.get('reason', 'unknown reason')}"
+        return f"FAIL: {printable(trial.user_attrs.get('reason', 'unknown reason'))}"
     stopped_by = trial.user_attrs.get("stopped_by")
-    return trial.state.name + (f" by {stopped_by}" if stopped_by else "")
+    return trial.state.name + (f" by {printable(stopped_by)}" if stopped_by else "")
 
 
 class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of its own accord
@@ -101,7 +102,9 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         epoch = int(result[TIME_ATTR])
         for problem in result.get("passed_over", ()):
-            self.console.print(Text(f"trial {trial.config['number']}: {problem}", style="yellow"), soft_wrap=True)
+            self.console.print(
+                Text(f"trial {trial.config['number']}: {printable(problem)}", style="yellow"), soft_wrap=True
+            )
         if self.latest.get(trial.trial_id, (0, 0.0))[0] < epoch:
             self.num_epochs += 1
             self.latest[trial.trial_id] = epoch, float(result[METRIC])

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 
 from search.config import SearchConfig
 from training.checkpoint import newest_checkpoint
+from training.config import printable
 from training.storage import patiently
 
 CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal"
@@ -239,7 +240,7 @@ def find_checkpoint(run: Path, number: int) -> Path | None:
     """The newest intact checkpoint of a trial, over all directories of its number; damaged ones are named."""
     newest, problems = newest_checkpoint(run.glob(f"trial_{number:04d}_*/checkpoint_*"))
     for problem in problems:
-        print(f"trial {number}: {problem}", file=sys.stderr)
+        print(f"trial {number}: {printable(problem)}", file=sys.stderr)
     return newest
 
 

@@ -40,6 +40,7 @@ from search.sampler import build_sampler
 from search.searcher import InTime, LiveTrial, NumberedASHA, StudySearcher, end_trial
 from search.trainable import trainable
 from search.warm_start import warm_start
+from training.config import printable
 from training.data import TrainData, load_data
 from training.loop import EpochResult
 from training.storage import StorageError
@@ -79,8 +80,8 @@ def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console:
         with workers(config, data, storage, console) as share:
             study = open_study(run, config, keeper.patience, keeper.notice)
             undone.pop_all()
-            for line in [*warm_start(study, config, num_classes), *queue_first(study, config, num_classes)]:
-                console.print(Text(line))
+            for line in [*warm_start(study, config, num_classes, resume), *queue_first(study, config, num_classes)]:
+                console.print(Text(printable(line)))
             study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes, storage.for_workers, keeper.save)
             searcher.ends_at = end_of_training(config, started)

@@ -14,6 +14,7 @@ from search.earlier import EarlierSearch, EarlierTrial, map_trial, read_search
 from search.run_directory import SearchError
 from search.run_storage import RunStorage
 from training.config import ConfigError
+from training.storage import is_url
 
 BEST_FIRST = 3  # configurations of earlier searches that are trained right after trial 0
 DONE = "warm_start"  # user attribute of the study, written last: the lines that were printed
@@ -31,13 +32,16 @@ def check_earlier(config: SearchConfig) -> None:
         raise ConfigError(errors)
 
 
-def warm_start(study: optuna.Study, config: SearchConfig, num_classes: int) -> list[str]:
+def warm_start(study: optuna.Study, config: SearchConfig, num_classes: int, resume: bool = False) -> list[str]:
     """Take over what search.warm_start names into a study that holds trial 0; gives lines that say what was done.
 
     Nothing where that was done before; goes on where a crash cut it off. Raises SearchError.
     """
     if not config.search.warm_start or DONE in study.user_attrs:
         return []
+    urls = [run for run in config.search.warm_start if is_url(run)]
+    if resume and urls:  # a run directory may come from elsewhere: what it names is not connected to
+        raise SearchError(f"the warm start from {urls[0]} was cut off. Start a new search: --warm-start {urls[0]}")
     searches = [read_search(RunStorage(run), config) for run in config.search.warm_start]
     space = config.search_space
     mapped = [[map_trial(trial, search, config, space, num_classes) for trial in search.trials] for search in searches]

@@ -34,7 +34,9 @@ from analysis import load_search
 from analysis.__main__ import main as analyse
 from analysis.report import analyse as analyse_results
 from search.config import SearchConfig, parse_config
+from search.run_directory import SearchError
 from search.searcher import trial_seed
+from search.warm_start import warm_start
 from training import load_data, load_model, load_state, new_state, save_checkpoint, train
 from training.checkpoint import CheckpointError, read_meta
 from training.config import DataConfig
@@ -943,6 +945,7 @@ def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_a
             for folder in (stranger.run, stranger.run / "trial_0000_a1b2c"):
                 (folder / name).write_text(f"import os\nos.makedirs({str(stranger.canary)!r}, exist_ok=True)\n")
         unfinished = stranger.trial(None, epochs=1, warm=HTML)
+        stranger.trial(TrialState.FAIL, 0, reason=f"{HTML}{ESCAPES}")
         place = stranger.outside / "elsewhere"  # its directory is a link, which is only read
         shutil.copytree(trained[0], place / "checkpoint_000000")
         shutil.copytree(trained[0], place / "checkpoint_000001")
@@ -958,10 +961,11 @@ def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_a
         settings["search"]["warm_start"] = [str(stranger.outside), "/dev"]
         (stranger.run / "search.yaml").write_text(yaml.safe_dump(settings))
         stranger.study.set_user_attr("warm_start", [])  # it was done, and is not done again
-        arguments = [str(PROJECT / "run_search.py"), "--resume", str(stranger.run), "--num-samples", "3"]
+        arguments = [str(PROJECT / "run_search.py"), "--resume", str(stranger.run), "--num-samples", "4"]
         with untouched(stranger):
             code, output, _ = measured(*arguments, cwd=tmp_path)
-            assert code == 0 and "3/3 trials" in output, output
+            assert code == 0 and "4/4 trials" in output, output
+            assert "1 trial(s) failed" in output and output.replace("\n", "").isprintable()
             assert "state.pt cannot be read" in output, output
             assert yaml.safe_load((stranger.run / "search.yaml").read_text())["resources"]["address"] is None
             code, output, _ = measured("-m", "analysis", str(stranger.run), "--device", "cpu", cwd=tmp_path)
@@ -969,7 +973,7 @@ def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_a
         assert callers == []
     assert pickle.loads(evil) is None and stranger.canary.exists(), "they were ones that act"
     trials = load_search(stranger.run).trials
-    assert trials["state"].tolist() == ["COMPLETE"] * 3
+    assert sorted(trials["state"]) == ["COMPLETE"] * 3 + ["FAIL"]
     assert list(stranger.run.glob(f"trial_{unfinished.number:04d}_*/checkpoint_*/meta.json"))
 
 
@@ -1002,3 +1006,30 @@ def test_a_resumed_search_joins_only_a_cluster_that_its_user_names(
             plan = plan_search(parse([f"--{kind}", str(stranger.run), *given]))
             assert plan.config.resources.address == expected
             assert resume_command(plan).endswith(" --address auto") == (expected is not None)
+
+
+def test_a_resumed_search_reads_no_url_that_only_its_run_names() -> None:
+    config = config_of(search={"warm_start": ["s3://stranger/run?endpoint_override=127.0.0.1:1&scheme=http"]})
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(SearchError, match=r"was cut off\. Start a new search: --warm-start s3://stranger/run"):
+        warm_start(study, config, num_classes=10, resume=True)
+    study.set_user_attr("warm_start", [])
+    assert warm_start(study, config, num_classes=10, resume=True) == []
+
+
+@pytest.mark.parametrize("where", ["key", "value", "entry"])
+def test_words_of_a_search_yaml_are_no_commands(
+    where: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load((stranger.run / "search.yaml").read_text())
+    match where:
+        case "key":
+            settings["search"][ESCAPES] = 1
+        case "value":
+            settings["data"]["dataset"] = ESCAPES
+        case _:
+            settings["space"][f"model.{ESCAPES}"] = {ESCAPES: [1, 2]}
+    (stranger.run / "search.yaml").write_text(yaml.safe_dump(settings))
+    assert stranger.resume() == 2
+    assert stranger.predict() == (0 if where != "value" else 2)
+    assert "".join(capsys.readouterr()).replace("\n", "").isprintable()

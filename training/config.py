@@ -259,6 +259,11 @@ def shown(value: Any) -> str:
     return shortened(brief.repr(value), LONGEST_VALUE)
 
 
+def printable(words: object) -> str:
+    """A text on one line: line breaks, escape codes and the like are written as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(words))
+
+
 def shortened(text: str, length: int) -> str:
     """A text without its middle where it has more characters."""
     half = length // 2 - 2
