@@ -87,8 +87,8 @@ def source_number(trial: Trial | FrozenTrial) -> int:
 
 
 def is_of_use(trial: FrozenTrial) -> bool:
-    """Whether a training has ended well or may still do so."""
-    return trial.state != TrialState.FAIL
+    """Whether a training says of which trial it is, and has ended well or may still do so."""
+    return "source_number" in trial.user_attrs and trial.state != TrialState.FAIL
 
 
 def fixed_config(config: SearchConfig, num_trials: int) -> SearchConfig:
@@ -124,7 +124,8 @@ def plan_audit(run: RunStorage, num_trials: int, seed: int) -> Retraining:
     trials = own_trials(run)
     stopped = [number for number, trial in trials.items() if trial.user_attrs.get("stopped_by") == "asha"]
     audit = run.child("audit")
-    audited = [source_number(trial) for trial in read_trials(audit)] if (audit.path / JOURNAL).is_file() else []
+    trained = read_trials(audit) if (audit.path / JOURNAL).is_file() else []
+    audited = [source_number(trial) for trial in trained if "source_number" in trial.user_attrs]
     chosen = [number for number in dict.fromkeys(audited) if number in stopped]
     others = np.random.default_rng(seed).permutation([number for number in stopped if number not in chosen])
     for number in others:

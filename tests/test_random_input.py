@@ -38,6 +38,7 @@ from training import load_data, load_test, new_state, save_checkpoint, train
 from training.config import DataConfig, TrialConfig, config_paths, parse_yaml
 from training.data import DataError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an example that fails
 CONFIGS = {file.stem: file.read_text() for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
 LONGEST_LINE = 2000  # characters of a message
 MEMORY = 4 * 2**30  # bytes that an example may take
@@ -841,7 +842,7 @@ def test_random_run_directories_are_analysed(line: tuple[list[str], dict[str, by
     check_analysis_line(*line)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=6600)
 @given(config_files)
@@ -849,7 +850,7 @@ def test_many_random_config_files(content: bytes) -> None:
     check_config_file(content)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=2800)
 @given(lines_and_files(command_lines))
@@ -857,7 +858,7 @@ def test_many_random_command_lines(line: tuple[list[str], dict[str, bytes]]) -> 
     check_command_line(*line)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=580)
 @given(lines_and_files(analysis_lines))
@@ -865,7 +866,7 @@ def test_many_random_run_directories_are_analysed(line: tuple[list[str], dict[st
     check_analysis_line(*line)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=20)
 @given(run_files())
