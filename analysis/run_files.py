@@ -94,7 +94,7 @@ def read_journal(run: Path) -> list[FrozenTrial]:
 def check_trial(trial: FrozenTrial) -> None:
     """Raises for a trial that no search has written: Optuna reads a journal without looking at types."""
     values = trial.values or []
-    if len(values) > 1 or (trial.state == TrialState.COMPLETE and not values):
+    if len(values) != (1 if trial.state == TrialState.COMPLETE else trial.values is not None):
         raise ValueError(f"trial {trial.number} is {trial.state.name} with {len(values)} values")
     for number in (*values, *trial.intermediate_values.values(), *trial.constraints.values()):
         if not isinstance(number, int | float):

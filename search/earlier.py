@@ -16,7 +16,7 @@ from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml, 
 from search.run_directory import CONFIG, JOURNAL, SearchError, open_run
 from search.run_storage import RunStorage
 from search.space import FIXED_PATHS, SearchSpace, describe, differences, value_by_path
-from training.config import ConfigError
+from training.config import ConfigError, shown
 
 COMPARED_PATHS = sorted(FIXED_PATHS - {"data.data_dir", "train.seed"})
 
@@ -71,9 +71,26 @@ def read_trials(run: RunStorage) -> list[FrozenTrial]:
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+        for trial in trials:
+            check_trial(trial)
     except Exception as error:  # Optuna raises whatever a damaged line leads to
         raise SearchError(f"{journal} is damaged ({error!r}). Restore it from a copy, or leave this run out.") from None
     return [trial for trial in trials if trial.state != TrialState.WAITING]
+
+
+def check_trial(trial: FrozenTrial) -> None:
+    """Raises for a trial that no search has written: Optuna reads a journal without looking at types."""
+    values = trial.values or []
+    if len(values) != (1 if trial.state == TrialState.COMPLETE else trial.values is not None):
+        raise ValueError(f"trial {trial.number} is {trial.state.name} with {len(values)} values")
+    for number in (*values, *trial.intermediate_values.values()):
+        if not isinstance(number, int | float):
+            raise TypeError(f"trial {trial.number} has {shown(number)} where a number must be")
+    for name in ("stopped_by", "reason", "source"):
+        if not isinstance(trial.user_attrs.get(name), str | None):
+            raise TypeError(f"trial {trial.number} has {shown(trial.user_attrs[name])} as its {name}")
+    if not isinstance(number := trial.user_attrs.get("source_number", 0), int):
+        raise TypeError(f"trial {trial.number} has {shown(number)} as its source_number")
 
 
 def map_trial(

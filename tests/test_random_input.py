@@ -957,6 +957,31 @@ def test_an_audit_passes_over_trainings_that_name_no_trial() -> None:
     assert check_command_line(["--audit", "run"], files).config is not None
 
 
+def test_an_audit_of_trials_without_a_number_is_refused() -> None:
+    journal = journal_with(8, user_attr={"source_number": "x"})
+    files = good_run_with(audit__search_yaml=good_run()["search.yaml"], audit__study_journal=journal)
+    ending = check_command_line(["--audit", "run"], files)
+    assert ending.code == 2 and "has 'x' as its source_number" in ending.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--confirm", "run"], ["--dataset", "digits", "--warm-start", "run"]])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "with 0 values"),
+        ([0.5, 0.5], "with 2 values"),
+        (["x"], "has 'x' where a number must be"),
+        ([[0.5]], "has [0.5] where a number must be"),
+    ],
+)
+def test_a_journal_with_strange_values_is_refused(arguments: list[str], values: list[Any], message: str) -> None:
+    journal = journal_with(6, state=1, values=values, datetime_complete="2030-01-01T00:00:00")
+    ending = check_command_line(arguments, good_run_with(study_journal=journal))
+    assert ending.code == 2 and "study.journal is damaged" in ending.stderr and message in ending.stderr
+    ending = check_analysis_line(["run"], good_run_with(study_journal=journal))
+    assert ending.code == 2 and message in ending.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "files", "message"),
     [
