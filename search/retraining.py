@@ -165,7 +165,9 @@ def summary_table(retraining: Retraining, trials: list[FrozenTrial]) -> Table:
         differing = {path: value for path, value in source.params.items() if defaults.get(path) != value}
         table.add_row(
             str(number),
-            f"{source.value:.4f} at epoch {max(source.intermediate_values)}",
+            "-"
+            if source.value is None
+            else f"{source.value:.4f} at epoch {max(source.intermediate_values, default=0)}",
             str(len(values)),
             _spread(values),
             Text("the defaults" if number == 0 else describe_params(differing)),
