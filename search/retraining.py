@@ -45,6 +45,11 @@ class Retraining:
             return f"--trials {len(self.wanted)}"
         return f"--top {max(1, len(self.wanted) - 1)} --seeds {max(self.wanted.values())}"
 
+    def for_workers(self, checkpoint: Path) -> str:
+        """A checkpoint of the search or of the trainings as workers on any node find it."""
+        place = self.run if checkpoint.is_relative_to(self.run.path) else self.source
+        return place.for_workers(checkpoint)
+
     def queue(self, study: optuna.Study) -> int:
         """Queue what the study lacks, one training of each trial after the other; gives the trials it then has."""
         has = Counter(source_number(trial) for trial in study.get_trials(deepcopy=False) if is_of_use(trial))
@@ -66,7 +71,7 @@ class RetrainingSearcher(StudySearcher):
         retraining: Retraining,
         save: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(study, config, num_classes, save=save)
+        super().__init__(study, config, num_classes, retraining.for_workers, save)
         self.retraining = retraining
 
     def seed_of(self, trial: Trial) -> int:

@@ -138,6 +138,25 @@ def test_an_audited_trial_goes_on_from_its_checkpoint_with_its_own_seed(
     assert isinstance(again, LiveTrial) and again.reported == {1}
 
 
+def test_an_audit_in_a_bucket_names_the_checkpoint_as_every_node_finds_it(
+    search: Search, quick: SearchConfig, trained_checkpoints: list[Path]
+) -> None:
+    search.add(at_rate(0.01), [0.1, 0.2, 0.7])
+    number = search.add(at_rate(0.02), [0.3], "asha")
+    search.checkpoint(number, trained_checkpoints[0])
+    url = f"file://{search.run}"  # Arrow's file system for a URL without a server
+    retraining = plan_audit(RunStorage(url), num_trials=5, seed=0)
+    assert str(retraining.run) == f"{url}/audit" and not retraining.run.path.is_relative_to(search.run)
+    study = opened(retraining)
+    retraining.queue(study)
+    searcher = RetrainingSearcher(study, quick, 10, retraining)
+    handed = searcher.suggest("a")
+    assert isinstance(handed, dict)
+    assert handed["start_from"] == f"{url}/trial_{number:04d}_x/checkpoint_000000"
+    own = retraining.run.path / "trial_0000_y" / "checkpoint_000001"  # of a training that was interrupted
+    assert searcher.for_workers(own) == f"{url}/audit/trial_0000_y/checkpoint_000001"
+
+
 def test_an_audit_draws_among_trials_that_asha_stopped_and_grows(
     search: Search, quick: SearchConfig, trained_checkpoints: list[Path]
 ) -> None:
