@@ -23,6 +23,7 @@ from analysis.evaluation import EvaluatedTrial, Evaluation, pick_device
 from analysis.report import Analysis, analyse, write_report
 from analysis.results import AnalysisError, SearchResults, load_search, newest_run
 from analysis.verdict import cost, distinct, gain, reproduction
+from training.config import parse_flags
 from training.data import DataError
 
 CLASSES_SHOWN = 5  # of an image's distribution
@@ -45,10 +46,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 for input that cannot be analysed."""
-    for word in sys.argv[1:] if argv is None else argv:
-        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for an empty list
-            parser().error(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
-    arguments = parser().parse_args(argv)
+    arguments = parse_flags(parser(), argv)
     console = Console(highlight=False, soft_wrap=True)
     try:
         if arguments.export is not None:

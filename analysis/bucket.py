@@ -31,15 +31,14 @@ CHECKPOINT_FILE = re.compile(rf"(((confirm|audit)/)?{CHECKPOINT})/.+")
 def fetch_run(url: str) -> Mirror:
     """The working copy of a run directory, with its small files. Raises AnalysisError."""
     with bucket_errors(url):
-        system, root = open_url(url)
-        if not all(is_there(system, [f"{root}/{CONFIG}", f"{root}/{JOURNAL}"])):
-            raise AnalysisError(
-                f"{no_bucket(system, root)}there is no run directory {url}: it needs {CONFIG} and {JOURNAL}. Name the "
-                "URL that a search printed."
-            )
         copy = Path(tempfile.mkdtemp(prefix="convsearch-"))
         atexit.register(shutil.rmtree, copy, ignore_errors=True)
         mirror = Mirror(url, copy)
+        if not all(is_there(mirror.system, [f"{mirror.root}/{CONFIG}", f"{mirror.root}/{JOURNAL}"])):
+            raise AnalysisError(
+                f"{no_bucket(mirror.system, mirror.root)}there is no run directory {url}: it needs {CONFIG} and "
+                f"{JOURNAL}. Name the URL that a search printed."
+            )
         names = mirror.pull(lambda name: SMALL_FILE.fullmatch(name) is not None)
         for match in filter(None, map(CHECKPOINT_FILE.fullmatch, names)):
             (copy / match[1]).mkdir(parents=True, exist_ok=True)  # one without meta.json is damaged, not absent

@@ -3,7 +3,6 @@
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from search.run_storage import RunStorage
 from search.searcher import is_infeasible
 from search.tuner import Outcome
 from search.warm_start import check_earlier
-from training.config import ConfigError, parse_yaml, printable, validate
+from training.config import ConfigError, parse_flags, parse_yaml, printable, validate
 from training.data import cifar_is_available
 from training.storage import child_url, is_url, parent_url
 
@@ -163,10 +162,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="train trials that were stopped at a rung, drawn at random, on to their last epoch, in RUN/audit",
     )
     after.add_argument("--trials", type=int, metavar="K", help="with --audit: how many (default: 20)")
-    for word in sys.argv[1:] if arguments is None else arguments:
-        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for an empty list
-            parser.error(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
-    return parser.parse_args(arguments)
+    return parse_flags(parser, arguments)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial
 from search.config import SearchConfig
 from training.checkpoint import newest_checkpoint
 from training.config import printable
-from training.storage import patiently
+from training.storage import new_file, patiently
 
 CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal"
 CREATE_TRIAL = 4  # Optuna's code of that operation
@@ -281,9 +281,8 @@ def read_environment(path: Path) -> list[dict[str, Any]]:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text so that a reader, or a crash, never meets half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)
-    with unfinished.open("x", encoding="utf-8") as stream:  # x: never through a link that lay in wait
-        stream.write(text)
+    with new_file(unfinished) as stream:
+        stream.write(text.encode())
     unfinished.replace(path)
 
 

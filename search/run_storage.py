@@ -21,7 +21,6 @@ from training.storage import (
     StorageError,
     child_url,
     is_url,
-    open_url,
     patiently,
     url_name,
     why_failed,
@@ -42,10 +41,9 @@ class RunStorage:
             return
         self.copy = tempfile.TemporaryDirectory(prefix="convsearch-")  # removed with this object
         with as_search_errors(str(place)):
-            open_url(str(place))
             self.path = Path(self.copy.name) / url_name(str(place))
-            self.path.mkdir()
             self.mirror = Mirror(str(place), self.path, append_only=JOURNAL)
+            self.path.mkdir()  # its name is now known to be one
             self.mirror.pull(lambda name: name in RECORD)
 
     def __str__(self) -> str:
@@ -105,9 +103,10 @@ class RunStorage:
 
     def create(self, config: SearchConfig) -> None:
         """Make a new run directory, which holds its config. Raises SearchError where the name is taken."""
-        self.check_free()
         if self.mirror is None:
             create_run(self.path, config)
+        else:
+            self.check_free()
 
     def remove(self) -> None:
         """Remove a run directory in which nothing has begun."""

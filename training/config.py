@@ -5,7 +5,9 @@ Knows neither ray nor optuna. A dotted path such as `model.kernel_size` names a 
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Mapping
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -22,8 +24,7 @@ class ConfigError(ValueError):
 
     def __init__(self, errors: list[str]) -> None:
         self.errors = [shortened(error, LONGEST_ERROR) for error in errors]
-        errors = self.errors
-        super().__init__("\n".join(errors))
+        super().__init__("\n".join(self.errors))
 
 
 class FrozenConfig(BaseModel):
@@ -268,6 +269,14 @@ def shortened(text: str, length: int) -> str:
     """A text without its middle where it has more characters."""
     half = length // 2 - 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
+
+
+def parse_flags(parser: ArgumentParser, arguments: Iterable[str] | None) -> Namespace:
+    """What parser.parse_args gives, but for `--flag=--`, which argparse takes for an empty list: an error."""
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if word.startswith("--") and word.endswith("=--"):
+            parser.error(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
+    return parser.parse_args(None if arguments is None else list(arguments))
 
 
 def parse_yaml(text: str | bytes) -> Any:

@@ -26,6 +26,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from training.config import DataConfig
+from training.storage import new_file
 
 CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 CIFAR10_CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -248,8 +249,7 @@ def _decode_cached(files: list[Path], config: DataConfig, split: str, may_write:
 def _keep(images: NDArray[np.uint8], cached: Path, outdated: str) -> None:
     cached.parent.mkdir(parents=True, exist_ok=True)
     unfinished = cached.with_name(f"{cached.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)
-    with unfinished.open("xb") as stream:  # x: never through a link that lay in wait
+    with new_file(unfinished) as stream:
         np.save(stream, images)
     for other in cached.parent.glob(outdated):
         other.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
@@ -196,6 +196,12 @@ class Mirror:
     def _info_there(self, name: str) -> tuple[int, int] | None:
         info: FileInfo = self.system.get_file_info(f"{self.root}/{name}")
         return None if info.type == FileType.NotFound else (info.size, info.mtime_ns)
+
+
+def new_file(path: Path) -> BinaryIO:
+    """Open a file to be written that is new: never one behind a link that lay in wait."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def is_own(file: Path) -> bool:
