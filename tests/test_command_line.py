@@ -281,7 +281,9 @@ def test_dry_run_shows_space_and_networks_measures_and_writes_nothing(
 @pytest.mark.timeout(600)
 def test_a_dry_run_comes_within_a_factor_of_two_of_the_search(tmp_path: Path) -> None:
     """In epochs and bytes; seconds are measured by the benchmark, as another program's load is no error of ours."""
-    for what, (expected, found) in expected_and_found(["--dataset", "digits", "--num-samples", "30"], tmp_path).items():
+    one_at_a_time = ["--max-concurrent", "1"]  # or the same seed searches otherwise each time, and meets large networks
+    flags = ["--dataset", "digits", "--num-samples", "30", *one_at_a_time]
+    for what, (expected, found) in expected_and_found(flags, tmp_path).items():
         assert what == "seconds" or found / 2 < expected < found * 2, (what, expected, found)
 
 
