@@ -44,7 +44,9 @@ class RunStorage:
             self.path = Path(self.copy.name) / url_name(str(place))
             self.mirror = Mirror(str(place), self.path, append_only=JOURNAL)
             self.path.mkdir()  # its name is now known to be one
-            self.mirror.pull(lambda name: name in RECORD)
+            for name in self.mirror.pull(lambda name: name in RECORD):
+                if name.startswith("trial_"):  # its directory, empty, so that the journal is seen to know it
+                    (self.path / name.partition("/")[0]).mkdir(exist_ok=True)
 
     def __str__(self) -> str:
         return str(self.path) if self.mirror is None else self.mirror.url

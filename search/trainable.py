@@ -65,11 +65,12 @@ def report(state: TrainState, result: EpochResult, params: dict[str, Any], passe
 def starting_state(params: dict[str, Any], data: TrainData, device: torch.device) -> tuple[TrainState, list[str]]:
     """The newest intact checkpoint after a worker's death, else the one that resume found, else a new network.
 
-    Also what is wrong with the checkpoints that were passed over.
+    Also what is wrong with the checkpoints that were passed over. Raises StorageError where their directory does not
+    answer for `storage_timeout` seconds.
     """
     config = TrialConfig.model_validate_json(params["trial_config"])
     passed_over: list[str] = []
-    for checkpoint in _candidates(params):
+    for checkpoint in patiently(lambda: list(_candidates(params)), params["storage_timeout"]):
         copy = checkpoint.path
         try:
             with checkpoint.as_directory() as copy:
@@ -80,13 +81,21 @@ def starting_state(params: dict[str, Any], data: TrainData, device: torch.device
 
 
 def _candidates(params: dict[str, Any]) -> Iterator[tune.Checkpoint]:
+    """Raises one of STORAGE_ERRORS where the directory that holds them does not answer."""
     newest = tune.get_checkpoint()
     if newest is not None:
         yield newest
-        files, place = newest.filesystem, PurePosixPath(newest.path)
-        beside = [PurePosixPath(info.path) for info in files.get_file_info(FileSelector(str(place.parent)))]
-        older = [path for path in beside if path.match("checkpoint_*") and path.name < place.name]
+        files, name = newest.filesystem, PurePosixPath(newest.path).name
+        older = [path for path in _beside(newest) if path.match("checkpoint_*") and path.name < name]
         for path in sorted(older, reverse=True):
             yield tune.Checkpoint(str(path), files)
     if params["start_from"] is not None:
-        yield tune.Checkpoint(params["start_from"])
+        found_by_resume = tune.Checkpoint(params["start_from"])
+        _beside(found_by_resume)
+        yield found_by_resume
+
+
+def _beside(checkpoint: tune.Checkpoint) -> list[PurePosixPath]:
+    """What lies in the directory that a checkpoint lies in."""
+    there = FileSelector(str(PurePosixPath(checkpoint.path).parent))
+    return [PurePosixPath(info.path) for info in checkpoint.filesystem.get_file_info(there)]

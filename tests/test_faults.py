@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ from search.trainable import starting_state
 from training import TrialConfig, load_data, new_state, save_checkpoint, train
 from training.data import TrainData
 from training.model import ConvNet
-from training.storage import open_url
+from training.storage import StorageError, open_url
 
 PROJECT = Path(__file__).parents[1]
 PRELUDE = """
@@ -445,7 +446,7 @@ def test_a_worker_passes_over_damaged_checkpoints_in_a_bucket(tmp_path: Path, mo
         for checkpoint, _ in zip(checkpoints, train(state, data), strict=False):
             save_checkpoint(state, tmp_path / "here", number=7)
             pyarrow.fs.copy_files(str(tmp_path / "here"), checkpoint.path, destination_filesystem=system)
-        params = {"number": 7, "trial_config": config.model_dump_json(), "start_from": None}
+        params = {"number": 7, "trial_config": config.model_dump_json(), "start_from": None, "storage_timeout": 0.0}
         monkeypatch.setattr(tune, "get_checkpoint", lambda: checkpoints[-1])
         device = torch.device("cpu")
         for intact in (2, 1, 0, -1):
@@ -461,6 +462,28 @@ def test_a_worker_passes_over_damaged_checkpoints_in_a_bucket(tmp_path: Path, mo
             elif intact >= 0:
                 with system.open_output_stream(f"{checkpoints[intact].path}/weights.pt") as stream:
                     stream.write(b"garbage")
+
+
+def test_a_worker_that_starts_again_waits_for_the_directory_of_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file system that is away for a moment is no damaged checkpoint: what was trained is not trained again."""
+    config, data = small_training()
+    state, place, away = new_state(config, data), tmp_path / "trial_0007_x", tmp_path / "away"
+    next(iter(train(state, data)))
+    save_checkpoint(state, place / "checkpoint_000000", number=7)
+    params = {"number": 7, "trial_config": config.model_dump_json(), "start_from": None, "storage_timeout": 60.0}
+    checkpoint = tune.Checkpoint(str(place / "checkpoint_000000"))
+    for newest, start_from in ((checkpoint, None), (None, checkpoint.path)):
+        monkeypatch.setattr(tune, "get_checkpoint", lambda newest=newest: newest)
+        place.rename(away)
+        threading.Timer(0.5, away.rename, [place]).start()
+        found, passed_over = starting_state({**params, "start_from": start_from}, data, torch.device("cpu"))
+        assert found.results == state.results and not passed_over
+        assert "answers again" in capsys.readouterr().out
+    place.rename(away)
+    with pytest.raises(StorageError, match="does not answer"):
+        starting_state({**params, "start_from": checkpoint.path, "storage_timeout": 0.0}, data, torch.device("cpu"))
 
 
 def small_training() -> tuple[TrialConfig, TrainData]:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from searches import QUICK, RUN_SEARCH, check_record, metas, run, start, trials_of, wait_for_epochs
 
 from search.config import parse_config
-from search.run_directory import JOURNAL, SearchError, locked, open_study
+from search.run_directory import JOURNAL, SearchError, check_journal, locked, open_study
 from search.run_storage import RECORD, Keeper, RunStorage
 from training.storage import Mirror, StorageError, patiently
 
@@ -78,6 +78,22 @@ def test_a_journal_that_could_not_be_written_goes_on_without_half_a_line(tmp_pat
         study.tell(trial, 0.5)
     reopened = optuna.load_study(study_name=None, storage=study._storage)
     assert reopened.trials[0].intermediate_values == {1: 0.5} and reopened.trials[0].value == 0.5
+
+
+def test_an_empty_journal_in_a_bucket_is_refused_where_trials_have_directories(s3: Bucket, credentials: None) -> None:
+    run = RunStorage(s3.url("emptied/run"))
+    with locked(run.path):
+        open_study(run.path, CONFIG).ask()
+    (run.path / "trial_0000_x" / "checkpoint_000000").mkdir(parents=True)
+    (run.path / "trial_0000_x" / "checkpoint_000000" / "meta.json").write_text("{}")
+    run.save()
+    assert run.mirror is not None
+    late = RunStorage(s3.url("emptied/run"))
+    check_journal(late.path, CONFIG)
+    with run.mirror.system.open_output_stream(f"{run.mirror.root}/{JOURNAL}"):
+        pass
+    with pytest.raises(SearchError, match="is empty, but there is a directory of trial 0"):
+        check_journal(RunStorage(s3.url("emptied/run")).path, CONFIG)
 
 
 @pytest.mark.fault
