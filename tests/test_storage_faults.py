@@ -88,12 +88,13 @@ def test_an_empty_journal_in_a_bucket_is_refused_where_trials_have_directories(s
     (run.path / "trial_0000_x" / "checkpoint_000000" / "meta.json").write_text("{}")
     run.save()
     assert run.mirror is not None
-    late = RunStorage(s3.url("emptied/run"))
-    check_journal(late.path, CONFIG)
+    whole = RunStorage(s3.url("emptied/run"))
+    check_journal(whole.path, CONFIG)
     with run.mirror.system.open_output_stream(f"{run.mirror.root}/{JOURNAL}"):
         pass
+    emptied = RunStorage(s3.url("emptied/run"))
     with pytest.raises(SearchError, match="is empty, but there is a directory of trial 0"):
-        check_journal(RunStorage(s3.url("emptied/run")).path, CONFIG)
+        check_journal(emptied.path, CONFIG)
 
 
 @pytest.mark.fault
