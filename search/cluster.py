@@ -22,13 +22,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig
+from search.gpu_share import trials_that_fit
 from search.interruption import held_back
 from search.run_directory import SearchError
 from search.run_storage import RunStorage
 from training.data import TrainData
 from training.storage import STORAGE_ERRORS, open_url
 
-MAX_TRIALS_PER_GPU = 4
 SECONDS_TO_ANSWER = 10.0  # for a cluster's head
 PACKAGES = ("search", "training")  # what workers import
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -61,9 +61,12 @@ def workers(config: SearchConfig, data: TrainData, storage: RunStorage | None, c
         nodes = [node for node in ray.nodes() if node["Alive"]]
         resources_of = [node["Resources"] for node in nodes]
         check_memory(data, resources_of)
-        resources = trial_resources(config, resources_of)
         if joined:
             look_over([node["NodeID"] for node in nodes], storage, console)
+        fit_on_gpu = 1
+        if config.resources.gpus_per_trial is None and any(node.get("GPU") for node in resources_of):
+            fit_on_gpu = trials_that_fit(config, data, console)
+        resources = trial_resources(config, resources_of, fit_on_gpu)
         yield Share(resources, count_slots(config, resources, resources_of, joined))
 
 
@@ -230,13 +233,16 @@ def report_of_node(probe: str | None) -> tuple[bool, str | None]:
 # Sharing
 
 
-def trial_resources(config: SearchConfig, nodes: Sequence[dict[str, float]]) -> dict[str, float]:
-    """What one trial gets. By default a core, and a share of a GPU where there are any. Raises SearchError."""
+def trial_resources(config: SearchConfig, nodes: Sequence[dict[str, float]], fit_on_gpu: int = 1) -> dict[str, float]:
+    """What one trial gets. By default a core, and a share of a GPU where there are any. Raises SearchError.
+
+    `fit_on_gpu`: how many trials a GPU's memory holds.
+    """
     cpus, gpus = config.resources.cpus_per_trial, config.resources.gpus_per_trial
     if gpus is None:
         num_gpus = sum(node.get("GPU", 0.0) for node in nodes)
         num_cpus = sum(node.get("CPU", 0.0) for node in nodes)
-        per_gpu = max(1, min(MAX_TRIALS_PER_GPU, int(num_cpus / cpus / max(num_gpus, 1.0))))
+        per_gpu = max(1, min(fit_on_gpu, int(num_cpus / cpus / max(num_gpus, 1.0))))
         gpus = 1 / per_gpu if num_gpus else 0.0
     wanted = {"CPU": cpus, "GPU": gpus}
     for kind, amount in wanted.items():

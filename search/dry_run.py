@@ -4,7 +4,6 @@ Networks train for some batches on the workers that a search would have. Nothing
 """
 
 import time
-from collections.abc import Iterator
 from itertools import islice
 from statistics import median
 
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cluster import workers
-from search.config import SearchConfig, check_defaults, why_unfit
+from search.config import SearchConfig, check_defaults
 from search.estimate import (
     Measurement,
     affordable_trials,
@@ -26,6 +25,7 @@ from search.estimate import (
     expected_epochs,
     expected_seconds,
 )
+from search.networks import feasible_networks
 from search.progress import describe_params
 from search.run_directory import SearchError
 from search.space import describe
@@ -80,21 +80,13 @@ def space_table(config: SearchConfig) -> Table:
 
 def sample_networks(config: SearchConfig, num_classes: int, count: int) -> list[tuple[str, TrialConfig]]:
     """Up to `count` random feasible points of the space, the same at every call: (params in words, config)."""
-    return list(islice(_feasible(config, num_classes, TRIES), count))
+    networks = islice(feasible_networks(config, num_classes, TRIES), count)
+    return [(describe_params(params), network) for params, network in networks]
 
 
 def feasible_share(config: SearchConfig, num_classes: int) -> float:
     """The share in [0, 1] of random points of the space that can be trained."""
-    return sum(1 for _ in _feasible(config, num_classes, COUNTED)) / COUNTED
-
-
-def _feasible(config: SearchConfig, num_classes: int, tries: int) -> Iterator[tuple[str, TrialConfig]]:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.search.seed))
-    space = config.search_space
-    for _ in range(tries):
-        params = space.suggest(study.ask())
-        if why_unfit(params, space, config.search, num_classes) is None:
-            yield describe_params(params), space.apply(params)
+    return sum(1 for _ in feasible_networks(config, num_classes, COUNTED)) / COUNTED
 
 
 def network_table(config: TrialConfig, num_classes: int, title: str) -> Table:

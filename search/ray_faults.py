@@ -1,9 +1,11 @@
-"""Where Ray Tune does not hold for long: tests/test_faults.py causes each of these.
+"""Where Ray Tune does not hold for long: tests/test_faults.py and tests/benchmarks/growth.py cause each of these.
 
 A worker that Ray ends for want of memory ended the whole search; one that died while it changed from one trial to the
-next cost the new trial its retries; and what Ray keeps of every trial grew by a tenth of a MiB with each.
+next cost the new trial its retries; and Ray keeps every trial that has ended, looks through all of them at every step,
+and writes all of them into its snapshots.
 """
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,19 @@ class ActorManager(RayActorManager):
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
+REMEMBERED = 50  # of the trials that have ended, the last ones: Ray may still tell of them
+
+
 class Controller(TuneController):
     """Counts the death of a worker once, where Ray tells of it as the actor's failure and as its task's.
 
-    Forgets the statistics of trials that have ended, and writes no snapshots of all trials, which nobody reads.
+    Forgets trials some time after they have ended, and writes no snapshots of them: the study has them.
     """
 
-    _told: Exception | None = None
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._told: Exception | None = None
+        self._ended: deque[Any] = deque()
 
     def _trial_task_failure(self, trial: Any, exception: Exception) -> None:
         self._resetting_trials.discard(trial)  # else it would wait for ever for a worker that is dead
@@ -38,10 +46,20 @@ class Controller(TuneController):
             super()._trial_task_failure(trial, exception)
 
     def _set_trial_status(self, trial: Any, status: str) -> None:
+        was_finished = trial.is_finished()
         super()._set_trial_status(trial, status)
-        if trial.is_finished():
-            trial.run_metadata.metric_analysis.clear()
-            trial.run_metadata.metric_n_steps.clear()
+        if trial.is_finished() and not was_finished:
+            self._ended.append(trial)
+
+    def step(self) -> None:
+        super().step()
+        while len(self._ended) > REMEMBERED:
+            self._forget(self._ended.popleft())
+
+    def _forget(self, trial: Any) -> None:
+        self._trials.remove(trial)
+        for trials in (self._live_trials, self._stopped_trials, self._failed_trials, self._trials_to_cache):
+            trials.discard(trial)
 
     def save_to_dir(self) -> None:
         file = Path(self.experiment_state_path)

@@ -203,7 +203,7 @@ def timestamp(result: dict[str, Any]) -> float:
 # Workers
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_workers_that_die_cost_no_trial_and_no_epoch_that_was_saved(tmp_path: Path) -> None:
     """Killed before the first epoch, in the midst of a later one, and while a checkpoint is copied."""
     harm = f"""
@@ -233,7 +233,7 @@ def test_workers_that_die_cost_no_trial_and_no_epoch_that_was_saved(tmp_path: Pa
         assert timestamp(first) < ended.happened_at(event) < timestamp(second)  # the first was not trained again
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_worker_that_dies_as_it_changes_from_one_trial_to_the_next_costs_neither(tmp_path: Path) -> None:
     """The new trial has lost one of its retries, not two: Ray tells of such a death twice."""
     harm = """
@@ -250,7 +250,7 @@ def test_a_worker_that_dies_as_it_changes_from_one_trial_to_the_next_costs_neith
     check_all_complete(ended, 3)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_trial_that_kills_its_worker_every_time_fails_with_a_reason_and_the_search_goes_on(tmp_path: Path) -> None:
     harm = """
         if number == 1:
@@ -275,7 +275,7 @@ def memory_threshold(more_bytes: int) -> float:
     return 1 - (sizes["MemAvailable:"] - more_bytes) / sizes["MemTotal:"]
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_trial_that_fills_the_machine_fails_as_out_of_memory_and_the_search_goes_on(tmp_path: Path) -> None:
     """Ray's memory monitor ends its worker, at 2.5 GiB above what was in use before; the search takes one of them."""
     threshold = memory_threshold(5 * 2**29)
@@ -300,7 +300,7 @@ def test_a_trial_that_fills_the_machine_fails_as_out_of_memory_and_the_search_go
     assert "out of memory: Ray ended the worker" in reason and reason in ended.output.replace("\n", " ")
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_worker_that_gets_no_memory_fails_its_trial_as_out_of_memory(tmp_path: Path) -> None:
     """By the limit of a process's address space, asked for by Python, and by torch, which asks for all at once."""
     harm = """
@@ -329,7 +329,7 @@ def test_a_worker_that_gets_no_memory_fails_its_trial_as_out_of_memory(tmp_path:
 # Nodes
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_is_lost_with_two_trials_costs_none(tmp_path: Path) -> None:
     """A head with one core and a node with two: three trials at a time, then one."""
@@ -373,7 +373,7 @@ def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[bytes], sec
 # Checkpoints
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over_by_a_worker_that_starts_again(tmp_path: Path) -> None:
     """One truncated and one intact, all garbage or gone, and those of other trials: the final curves are the same."""
     harm = f"""
@@ -407,7 +407,7 @@ def test_damaged_checkpoints_are_passed_over_by_a_worker_that_starts_again(tmp_p
     assert all("another trial's" in line for line in said[3:])
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over_on_resume(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "run"
     driver = subprocess.Popen(
@@ -729,7 +729,7 @@ def test_a_loss_that_is_not_finite_at_any_step_ends_training_as_diverged(
     assert list(train(state, data)) == [] and state.finished
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_trials_whose_learning_rate_explodes_are_pruned_as_diverged_and_the_others_go_on(tmp_path: Path) -> None:
     arguments = ["--set", "model.batch_norm=false", "--set", "optimizer.name=sgd", "--num-samples", "6"]
     harm = """
@@ -753,7 +753,7 @@ def test_trials_whose_learning_rate_explodes_are_pruned_as_diverged_and_the_othe
 # All of it, for long
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_200_trials_with_workers_that_are_killed_all_the_time_lose_none(tmp_path: Path) -> None:
     samples, kills = soak(tmp_path, num_trials=200, trials_between_kills=10)

@@ -354,7 +354,7 @@ for place in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_no_image_of_a_folder_takes_memory_or_runs_a_program(bombs: Path, tmp_path: Path, ghostscript: str) -> None:
     for bomb in bombs.iterdir():
         for split in ("train", "test"):
@@ -373,7 +373,7 @@ def test_no_image_of_a_folder_takes_memory_or_runs_a_program(bombs: Path, tmp_pa
     assert not (tmp_path / "canary").exists() and not (tmp_path / "data").exists()
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_no_image_to_predict_takes_memory_or_runs_a_program(bombs: Path, stranger: Stranger, ghostscript: str) -> None:
     (stranger.place / "film.gif").write_bytes(gif(1, 1, frames=200_000))
     files = [str(file) for file in sorted(bombs.iterdir())]
@@ -386,7 +386,7 @@ def test_no_image_to_predict_takes_memory_or_runs_a_program(bombs: Path, strange
     assert not (stranger.run / "report").exists()
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_search_on_a_folder_with_such_an_image_is_refused(bombs: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         for label in ("cat", "dog"):
@@ -447,7 +447,7 @@ def test_a_pickle_in_a_checkpoint_is_not_unpickled(
     assert stranger.canary.exists(), "it was one that acts"
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_report_on_a_pickle_says_that_it_could_not_be_read(
     stranger: Stranger, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -485,7 +485,7 @@ for checkpoint in sys.argv[1:]:
 """
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_compressed_checkpoint_takes_no_memory(stranger: Stranger, trained: list[Path], tmp_path: Path) -> None:
     """Torch would inflate it."""
     checkpoints = {"weights.pt": stranger.checkpoint, "state.pt": stranger.checkpoint.with_name("checkpoint_000000")}
@@ -686,7 +686,7 @@ def test_a_report_is_not_written_through_a_link(
     assert f"{path} is a link" in said and f"cp -rL {stranger.run} COPY" in said
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c", "confirm"])
 def test_what_an_analysis_only_reads_may_be_a_link(name: str, stranger: Stranger) -> None:
     if name == "confirm":
@@ -867,7 +867,7 @@ def test_a_python_tag_in_search_yaml_is_refused(
 HTML, ESCAPES = "<script>alert(1)</script><img src=x onerror=alert(1)>", "\x1b[2J\x1b]0;title\x07\x9b31m"
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_words_of_a_journal_are_neither_markup_nor_commands(
     stranger: Stranger, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -931,7 +931,7 @@ PLANTED_PICKLES += ["trial_0000_a1b2c/checkpoint_000001/dict_checkpoint.pkl", "t
 PLANTED_PROGRAMS = ["sitecustomize.py", "usercustomize.py", "torch.py", "search.py", "conftest.py", "matplotlibrc"]
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_acts(
     tmp_path: Path, trained: list[Path]
 ) -> None:

@@ -349,7 +349,7 @@ def interrupt(command: list[str], kill: Kill, place: Path) -> tuple[int, Driver]
         return driver.end(), driver
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kills", "scheduler"), [(SIGNALLED, "none"), (KILLED, "asha")], ids=["signals", "SIGKILL"])
 def test_a_search_that_is_interrupted_at_every_moment_loses_no_trial_and_no_epoch(
@@ -390,7 +390,7 @@ def check_against_training_by_hand(directory: Path) -> None:
         assert {result.epoch: result.val_accuracy for result in results} == trial.intermediate_values
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [False, True], ids=["Ctrl-C is typed", "the terminal is closed"])
 def test_a_terminal_interrupts_ray_as_well_and_no_trial_fails(closed: bool, tmp_path: Path) -> None:
     """It sends SIGINT, or SIGHUP, to all processes of the group."""
@@ -439,7 +439,7 @@ def chunks(terminal: int, over: threading.Event) -> Iterator[bytes]:
 # Two at the same time
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_of_two_searches_with_one_name_the_second_is_refused_and_sigkill_frees_the_lock(tmp_path: Path) -> None:
     directory = tmp_path / "runs" / "run"
     command = [*RUN_SEARCH, *LONG, "--num-samples", "3"]

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.progress import track
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from training.config import DataConfig
@@ -291,7 +291,7 @@ def decode_image(file: Path, image_size: int) -> NDArray[np.uint8]:
 
 
 class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Whole batches by a list of indices: uint8 (B, C, H, W) and labels (B,), on the device.
+    """Whole batches by a tensor of indices on the device: uint8 (B, C, H, W) and labels (B,), there as well.
 
     On the CPU every batch is a copy out of the (shared, read-only) array; another device holds the whole set.
     """
@@ -304,14 +304,27 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        index = torch.tensor(indices)
-        if self.resident is None:
-            images = torch.from_numpy(self.array[index.numpy()])
-        else:
-            index = index.to(self.resident.device, non_blocking=True)
-            images = self.resident[index]
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(self.array[index.numpy()]) if self.resident is None else self.resident[index]
         return images.permute(0, 3, 1, 2), self.labels[index]
+
+
+class BatchesOfIndices(Sampler[Tensor]):
+    """Indices (B,) of every batch, in random order with a generator; on the device, where they go once an epoch."""
+
+    def __init__(self, count: int, batch_size: int, device: torch.device, generator: torch.Generator | None) -> None:
+        self.count, self.batch_size, self.device, self.generator = count, batch_size, device, generator
+        leaves_one_out = generator is not None and count % batch_size == 1
+        self.taken = count - leaves_one_out
+
+    def __len__(self) -> int:
+        return math.ceil(self.taken / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.arange(self.count)
+        if self.generator is not None:
+            order = torch.randperm(self.count, generator=self.generator)
+        yield from order[: self.taken].to(self.device).split(self.batch_size)
 
 
 def batch_loader(
@@ -324,13 +337,11 @@ def batch_loader(
 
     A last batch of a single image is left out of a random order: batch norm cannot train on it.
     """
-    dataset = BatchedImages(image_set, torch.device(device))
-    order = SequentialSampler(dataset) if generator is None else RandomSampler(dataset, generator=generator)
-    drop_last = generator is not None and len(dataset) % batch_size == 1
+    device = torch.device(device)
     # An own generator: iter(DataLoader) draws a seed, and the global generator belongs to dropout.
     return DataLoader(
-        dataset,
-        sampler=BatchSampler(order, batch_size, drop_last),
+        BatchedImages(image_set, device),
+        sampler=BatchesOfIndices(len(image_set.labels), batch_size, device, generator),
         batch_size=None,
         generator=generator or torch.Generator(),
     )
@@ -344,14 +355,17 @@ def data_loaders(
     return train, batch_loader(data.val, batch_size), batch_loader(test, batch_size)
 
 
-def augmentation(config: DataConfig, mean: tuple[float, ...]) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """A function (images uint8 (B, C, H, W), generator of their device) -> augmented images of the same kind."""
+def augmentation(
+    config: DataConfig, mean: tuple[float, ...], device: torch.device | str = "cpu"
+) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """A function (images uint8 (B, C, H, W), generator), both on the device -> augmented images of the same kind."""
+    colour = torch.tensor(mean).round().to(torch.uint8).view(1, -1, 1, 1).to(device)
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         if config.crop_padding or config.flip:
             images = _crop_and_flip(images, config, generator)
         if config.cutout:
-            images = _cut_out(images, config.cutout, mean, generator)
+            images = _cut_out(images, config.cutout, colour, generator)
         return images
 
     return augment
@@ -379,9 +393,9 @@ def _crop_and_flip(images: Tensor, config: DataConfig, generator: torch.Generato
     return picked.permute(0, 3, 1, 2)
 
 
-def _cut_out(images: Tensor, size: int, mean: tuple[float, ...], generator: torch.Generator) -> Tensor:
+def _cut_out(images: Tensor, size: int, colour: Tensor, generator: torch.Generator) -> Tensor:
     """Hide a size x size square of every image, wholly inside it, behind the mean colour (DeVries and Taylor, 2017)."""
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     device = images.device
 
     def inside(length: int) -> Tensor:  # (B, length) bool
@@ -390,5 +404,4 @@ def _cut_out(images: Tensor, size: int, mean: tuple[float, ...], generator: torc
         return (position >= start) & (position < start + size)
 
     hidden = inside(height)[:, None, :, None] & inside(width)[:, None, None, :]
-    colour = torch.tensor(mean, device=device).round().to(torch.uint8).view(1, channels, 1, 1)
     return torch.where(hidden, colour, images)

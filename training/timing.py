@@ -1,4 +1,4 @@
-"""How long an epoch of a configuration takes, from some of its batches."""
+"""How long an epoch of a configuration takes, and how much of a GPU, from some of its batches."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +14,7 @@ from training.evaluate import evaluate
 from training.loop import new_state, train_epoch
 
 WARM_UP_BATCHES = 3  # the first ones also pay for memory and for the choice of kernels
+CUDA_CONTEXT_BYTES = 2**29  # about what CUDA and its libraries take for a process beside what PyTorch allocates
 
 Batch = tuple[Tensor, Tensor]
 
@@ -55,3 +56,18 @@ def extrapolate(work: Callable[[Iterable[Batch]], object], loader: DataLoader[Ba
     started = time.perf_counter()
     work(batches)  # ends with a number read from the device, and so with the device's work
     return (time.perf_counter() - started) / batches.count * len(loader)
+
+
+def peak_gpu_bytes(config: TrialConfig, data: TrainData, device: torch.device) -> tuple[int, int]:
+    """(what training a configuration takes of a GPU at its highest, what this GPU has for such trials), in bytes.
+
+    Both splits lie on the device, as in training. To be called in a process that holds nothing else there.
+    """
+    state = new_state(config, data, device)
+    train_loader = batch_loader(data.train, config.train.batch_size, device, torch.Generator())
+    val_loader = batch_loader(data.val, max(config.train.batch_size, 256), device)
+    train_epoch(state, data, islice(train_loader, WARM_UP_BATCHES))
+    evaluate(state.model, islice(val_loader, 1))
+    taken = torch.cuda.max_memory_reserved(device) + CUDA_CONTEXT_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return taken, free + taken

@@ -48,9 +48,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from search.cluster import trial_resources
 from search.command_line import parse, plan_search
 from search.config import SearchConfig, why_infeasible
-from search.tuner import trial_resources
 from training import TrialConfig, load_data, save_checkpoint
 from training.config import ConfigError, DataConfig
 from training.data import ImageSet, TrainData
@@ -229,7 +229,7 @@ def search(config: SearchConfig, run: Path, defaults_first: bool) -> tune.Result
     data = load_data(config.data)
     num_classes = len(data.train.class_names)
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    resources = trial_resources(config, ray.cluster_resources())
+    resources = trial_resources(config, [node["Resources"] for node in ray.nodes()])
     numbers = itertools.count()
     with tempfile.TemporaryDirectory() as directory:
         saved = save_data(data, directory)
@@ -262,7 +262,7 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     plan = plan_search(parse(arguments))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    results = search(plan.config, plan.run, options.defaults_first)
+    results = search(plan.config, plan.run.path, options.defaults_first)
     reported = [result for result in results if result.metrics and "val_accuracy" in result.metrics]
     if not reported:
         print("no trial reported an epoch", file=sys.stderr)

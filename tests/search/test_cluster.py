@@ -3,13 +3,18 @@
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from ray.exceptions import RayError
+from rich.console import Console
 
 import search.cluster
+import search.gpu_share
 from search.cluster import check_memory, count_slots, ray_started, trial_resources
 from search.config import SearchConfig, parse_config
+from search.gpu_share import activations, count_fitting, hungriest, trials_that_fit
 from search.run_directory import SearchError
 from training.data import ImageSet, TrainData
 
@@ -20,7 +25,7 @@ def config_with(**resources: float) -> SearchConfig:
 
 @pytest.mark.parametrize(
     ("asked", "node", "wanted"),
-    [
+    [  # where a GPU holds four trials
         ({}, {"CPU": 2.0}, {"CPU": 1.0}),
         ({"cpus_per_trial": 2.0}, {"CPU": 2.0}, {"CPU": 2.0}),
         ({}, {"CPU": 16.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.25}),
@@ -33,7 +38,39 @@ def config_with(**resources: float) -> SearchConfig:
 def test_resources_follow_from_the_cluster_unless_given(
     asked: dict[str, float], node: dict[str, float], wanted: dict[str, float]
 ) -> None:
-    assert trial_resources(config_with(**asked), [node]) == wanted
+    assert trial_resources(config_with(**asked), [node], fit_on_gpu=4) == wanted
+
+
+def test_a_gpu_takes_as_many_trials_as_its_memory_holds() -> None:
+    gib = 2**30
+    assert [count_fitting(3 * gib, memory * gib) for memory in (2, 3, 7, 10, 80)] == [1, 1, 2, 3, 4]
+    node = {"CPU": 16.0, "GPU": 1.0}
+    for fit, share in ((1, 1.0), (2, 0.5), (4, 0.25)):
+        assert trial_resources(config_with(), [node], fit)["GPU"] == share
+
+
+def test_the_hungriest_network_of_a_space_is_the_one_that_is_measured() -> None:
+    """The largest feature maps at the largest batch size, whatever its parameters."""
+    space = {
+        "model.stride": {"choice": [1, 2]},
+        "model.width": {"choice": [8, 16, 32]},
+        "train.batch_size": {"choice": [32, 128, 256]},
+        "optimizer.learning_rate": {"float": [0.001, 0.1], "log": True},
+    }
+    config = hungriest(parse_config({"space": space}, {}), 10)
+    assert (config.model.stride, config.model.width, config.train.batch_size) == (1, 32, 256)
+    default = parse_config({"space": {"optimizer.learning_rate": {"float": [0.001, 0.1]}}}, {})
+    batch, (_, height, width) = default.train.batch_size, (3, 32, 32)
+    assert activations(default.base, 10) > batch * default.model.channels(0) * height * width
+
+
+def test_a_gpu_that_cannot_be_measured_takes_one_trial_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    images = ImageSet(np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int64), ("a", "b"))
+    data = TrainData(images, images, (0.0,) * 3, (1.0,) * 3)
+    with mock.patch.object(search.gpu_share, "ray") as no_ray:
+        no_ray.get.side_effect = RayError("CUDA is out of memory")
+        assert trials_that_fit(config_with(), data, Console()) == 1
+    assert "CUDA is out of memory): one trial" in capsys.readouterr().out
 
 
 def test_more_than_there_is_is_refused_instead_of_waited_for() -> None:
