@@ -5,7 +5,6 @@ next cost the new trial its retries; and Ray keeps every trial that has ended, l
 and writes all of them into its snapshots.
 """
 
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class Controller(TuneController):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._told: Exception | None = None
-        self._ended: deque[Any] = deque()
+        self._ended: dict[Any, None] = {}  # in the order of their ends
 
     def _trial_task_failure(self, trial: Any, exception: Exception) -> None:
         self._resetting_trials.discard(trial)  # else it would wait for ever for a worker that is dead
@@ -46,20 +45,19 @@ class Controller(TuneController):
             super()._trial_task_failure(trial, exception)
 
     def _set_trial_status(self, trial: Any, status: str) -> None:
-        was_finished = trial.is_finished()
         super()._set_trial_status(trial, status)
-        if trial.is_finished() and not was_finished:
-            self._ended.append(trial)
+        self._ended.pop(trial, None)  # one that failed may start again
+        if trial.is_finished():
+            self._ended[trial] = None
 
     def step(self) -> None:
         super().step()
         while len(self._ended) > REMEMBERED:
-            self._forget(self._ended.popleft())
-
-    def _forget(self, trial: Any) -> None:
-        self._trials.remove(trial)
-        for trials in (self._live_trials, self._stopped_trials, self._failed_trials, self._trials_to_cache):
-            trials.discard(trial)
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._trials.remove(oldest)
+            for trials in (self._live_trials, self._stopped_trials, self._failed_trials, self._trials_to_cache):
+                trials.discard(oldest)
 
     def save_to_dir(self) -> None:
         file = Path(self.experiment_state_path)

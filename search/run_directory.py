@@ -255,7 +255,7 @@ def record_environment(run: Path, command: list[str]) -> None:
             "git_commit": _git_commit(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "hardware": {
-                "cpu": _cpu_model(),
+                "cpu": cpu_model(),
                 "cores": os.cpu_count(),
                 "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
                 "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -295,7 +295,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

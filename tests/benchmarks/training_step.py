@@ -102,8 +102,8 @@ def gemm_rate(device: torch.device, rounds: int = 15) -> float:
     return repeats * 2 * size**3 / min(seconds_of(multiply, device) for _ in range(rounds))
 
 
-def measure(network: str, data: TrainData, device: torch.device, rounds: int, gemm: float) -> Step:
-    config = load_config(ROOT / "configs" / "cifar10.yaml", NETWORKS[network]).base
+def measure(network: str, config: TrialConfig, data: TrainData, device: torch.device, rounds: int, gemm: float) -> Step:
+    """Train and ceiling of a config in turns; `gemm` is what gemm_rate gives."""
     bare = new_state(config, data, device)
     steps = len(data.train.labels) // config.train.batch_size
     loader = batch_loader(data.train, config.train.batch_size, device, torch.Generator().manual_seed(0))
@@ -162,7 +162,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     data, gemm = noise(options.images), gemm_rate(device)
-    steps = [measure(network, data, device, options.rounds, gemm) for network in options.networks]
+    steps = []
+    for network in options.networks:
+        config = load_config(ROOT / "configs" / "cifar10.yaml", NETWORKS[network]).base
+        steps.append(measure(network, config, data, device, options.rounds, gemm))
     print(f"matrix product: {gemm / 1e9:,.0f} GFLOP/s on {device} with {options.threads} thread(s)\n\n{table(steps)}")
     if options.json:
         options.json.write_text(json.dumps({"gemm": gemm, "steps": [asdict(step) for step in steps]}, indent=1))
