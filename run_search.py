@@ -3,8 +3,14 @@
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from search import interruption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.command_line import Plan
 
 STARTED = time.monotonic()  # what a time budget counts from: the imports below take seconds
 
@@ -21,15 +27,11 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
 
 def search(arguments: list[str] | None, started: float) -> int:
     """Do what a command line asks for; gives the exit code. Raises KeyboardInterrupt."""
-    from ray.tune import TuneError
     from rich.console import Console
 
-    from search.command_line import Plan, parse, plan_search, report_outcome, report_retraining, resume_command
-    from search.dry_run import dry_run
+    from search.command_line import Plan, parse, plan_search, resume_command
     from search.run_directory import SearchError
-    from search.tuner import run_retraining, run_search
-    from training.config import ConfigError, printable
-    from training.data import DataError
+    from training.config import ConfigError, DataError, printable
 
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -39,21 +41,30 @@ def search(arguments: list[str] | None, started: float) -> int:
         with interruption.overrules_errors():
             plan = plan_search(options)
             plan.announce(console)
-            if options.dry_run:
-                dry_run(plan.config, console, started)
-                return 0
-            if plan.retraining is not None:
-                return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
-            outcome = run_search(plan.config, plan.run, plan.resume, console, started)
-            return report_outcome(outcome, plan, console)
+            return carry_out(plan, options.dry_run, console, started)
     except (ConfigError, DataError, SearchError) as error:
         for line in str(error).splitlines():
             print(f"error: {printable(line)}", file=sys.stderr)
         return 2
-    except (OSError, TuneError) as error:
+    except OSError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         print(f"error: {reason}\n{resume_command(plan)}", file=sys.stderr)
         return 1
+
+
+def carry_out(plan: "Plan", is_dry: bool, console: "Console", started: float) -> int:
+    """Search, or train again, or only say what a search would cost; gives the exit code."""
+    from search.dry_run import dry_run
+    from search.reporting import report_outcome, report_retraining
+    from search.tuner import run_retraining, run_search
+
+    if is_dry:
+        dry_run(plan.config, console, started)
+        return 0
+    if plan.retraining is not None:
+        return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
+    outcome = run_search(plan.config, plan.run, plan.resume, console, started)
+    return report_outcome(outcome, plan, console)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from analysis.results import SearchResults
 from analysis.search_figures import reasons_data
 from analysis.text import percent, plural, points, run_search, shown
 from training.config import ConfigError
+from training.costs import count_costs
 from training.geometry import InfeasibleError
-from training.model import count_costs
 
 Verdict = Literal["act", "look", "unknown", "fine"]
 VERDICTS: tuple[Verdict, ...] = ("act", "look", "unknown", "fine")  # what needs action first

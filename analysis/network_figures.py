@@ -14,8 +14,9 @@ from analysis.text import compact, percent
 from training import load_model
 from training.checkpoint import CheckpointError, read_meta
 from training.config import ModelConfig
+from training.costs import network_costs
 from training.geometry import LayerShape, Shape
-from training.model import ConvNet, network_costs
+from training.model import ConvNet
 
 CHANNELS_SHOWN = 8
 FACES = {"conv": "#56b4e9", "pool": "#f0e442", "input": "#009e73", "other": "#cc79a7"}

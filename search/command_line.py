@@ -1,4 +1,4 @@
-"""The command line of run_search.py: flags and --set over a YAML file, the choice of the data set, the last words."""
+"""The command line of run_search.py: flags and --set over a YAML file, the choice of the data set, how to go on."""
 
 import argparse
 import re
@@ -7,25 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
 from search.interruption import NOTHING_BEGUN
-from search.progress import describe_params, leaderboard, rank_trials
-from search.retraining import KINDS, Kind, Retraining, plan_audit, plan_confirmation, summary_table
-from search.run_directory import CONFIG, SearchError, open_run, refuse_links
+from search.run_directory import CONFIG, KINDS, Kind, SearchError, open_run, refuse_links
 from search.run_storage import RunStorage
-from search.searcher import is_infeasible
-from search.tuner import Outcome
 from search.warm_start import check_earlier
 from training.config import ConfigError, parse_flags, parse_yaml, printable, validate
-from training.data import cifar_is_available
 from training.storage import child_url, is_url, parent_url
+
+if TYPE_CHECKING:  # else Ray and torch would be imported, which take seconds, before anything is checked
+    from search.retraining import Retraining
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RUNS_DIR = "runs"
@@ -172,7 +169,7 @@ class Plan:
     config: SearchConfig
     run: RunStorage
     resume: bool
-    retraining: Retraining | None = None
+    retraining: "Retraining | None" = None
 
     def announce(self, console: Console) -> None:
         """What the command line decided by itself."""
@@ -242,6 +239,8 @@ def _misplaced(options: argparse.Namespace) -> list[str]:
 
 
 def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
+    from search.retraining import plan_audit, plan_confirmation
+
     kind = _kind(options)
     assert kind is not None
     run = RunStorage(_place(f"--{kind}", getattr(options, kind)))
@@ -255,53 +254,6 @@ def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> 
     return Plan(config, retraining.run, resume=False, retraining=retraining)
 
 
-def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:
-    """Print what the trainings reached and what to do next; gives the exit code."""
-    assert plan.retraining is not None
-    if outcome.interrupted:
-        console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))
-        return 130
-    failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
-    if failed:
-        reason = printable(failed[-1].user_attrs.get("reason", "unknown"))
-        console.print(Text(f"{len(failed)} training(s) failed; the last: {reason}\n{resume_command(plan)}", "bold red"))
-    console.print(summary_table(plan.retraining, outcome.trials))
-    source = shlex.quote(_shortest(plan.retraining.source))
-    console.print(Text(f"Results: {shlex.quote(_shortest(plan.run))}\nWhat they say:\n  python -m analysis {source}"))
-    return 0 if any(trial.state == TrialState.COMPLETE for trial in outcome.trials) else 1
-
-
-def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
-    """Print the leaderboard and what to do next; gives the exit code."""
-    run = shlex.quote(_shortest(plan.run))
-    if outcome.interrupted:
-        console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))
-        return 130
-    failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
-    if outcome.gave_up:
-        console.print(
-            Text(f"The search stopped: {outcome.gave_up}. Widen the space or the bounds in search.", "bold red")
-        )
-    if outcome.out_of_time:
-        console.print(Text(f"The time budget of {plan.config.search.time_budget} is over."))
-    if failed:
-        reason = printable(failed[0].user_attrs.get("reason", "unknown"))
-        console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
-    ranked = [trial for trial in rank_trials(outcome.trials) if trial.user_attrs.get("stopped_by") != "diverged"]
-    if not ranked:
-        why = "No trial had finished an epoch" if outcome.out_of_time and not failed else "No trial succeeded"
-        console.print(Text(f"{why}. What there is: {run}", "bold red"))
-        return 1
-    console.print(leaderboard(outcome.trials, console.width))
-    best, num_infeasible = ranked[0], sum(map(is_infeasible, outcome.trials))
-    provisional = "" if best.state == TrialState.COMPLETE else ", provisional, as no trial trained all its epochs"
-    console.print(Text(f"Best{provisional}: trial {best.number}, {describe_params(best.params)}"))
-    if num_infeasible:
-        console.print(Text(f"{num_infeasible} infeasible proposals took a number and no training.", style="dim"))
-    console.print(Text(f"Results: {run}\nEvaluate the best model on the test set:\n  python -m analysis {run}"))
-    return 0
-
-
 def resume_command(plan: Plan | None) -> str:
     """How to go on with a search; what to say where it had not begun."""
     if plan is None or not (plan.run.path / CONFIG).is_file():
@@ -309,9 +261,9 @@ def resume_command(plan: Plan | None) -> str:
     given = plan.config.resources.address
     address = "" if given is None else f" --address {shlex.quote(given)}"
     if plan.retraining is not None:
-        kind, source = plan.retraining.kind, shlex.quote(_shortest(plan.retraining.source))
+        kind, source = plan.retraining.kind, shlex.quote(shortest(plan.retraining.source))
         return f"Go on with:\n  python run_search.py --{kind} {source} {plan.retraining.amounts}{address}"
-    return f"Go on with:\n  python run_search.py --resume {shlex.quote(_shortest(plan.run))}{address}"
+    return f"Go on with:\n  python run_search.py --resume {shlex.quote(shortest(plan.run))}{address}"
 
 
 def _overrides(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -347,6 +299,8 @@ def _load(options: argparse.Namespace, overrides: dict[str, Any]) -> SearchConfi
     dataset = overrides.get("data.dataset")
     if dataset is not None:
         return load_config(CONFIGS / ("digits.yaml" if dataset == "digits" else "cifar10.yaml"), overrides)
+    from training.data import cifar_is_available
+
     config = _resolve_paths(load_config(CONFIGS / "cifar10.yaml", overrides))
     if cifar_is_available(config.data):
         return config
@@ -409,7 +363,7 @@ def _absolute(key: str, text: str) -> Path:
         raise ConfigError([f"{key}: {text[:100]!r} is not a usable path ({error}). Give another."]) from None
 
 
-def _shortest(run: RunStorage) -> str:
+def shortest(run: RunStorage) -> str:
     """Relative to the working directory where it lies below it."""
     path = run.path
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(run)

@@ -26,8 +26,8 @@ from training.config import (
     unknown_key,
     validate,
 )
+from training.costs import count_costs
 from training.geometry import InfeasibleError
-from training.model import count_costs
 from training.storage import STORAGE_ERRORS, is_url, open_url
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}

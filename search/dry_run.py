@@ -32,8 +32,8 @@ from search.space import describe
 from search.trainable import use_resources
 from training.checkpoint import checkpoint_bytes
 from training.config import TrialConfig
+from training.costs import count_costs, network_costs
 from training.data import TrainData, load_data
-from training.model import count_costs, network_costs
 from training.timing import time_epoch
 
 SHOWN = 3  # sampled networks, layer by layer

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 _files = count()
 
@@ -52,6 +51,8 @@ class EventFile:
 
 
 def _record(event: Event) -> bytes:
+    from tensorboard.summary.writer.record_writer import RecordWriter  # half a second, while workers start
+
     record = io.BytesIO()
     RecordWriter(record).write(event.SerializeToString())
     return record.getvalue()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 import optuna
@@ -20,12 +19,9 @@ from rich.text import Text
 from search.config import SamplerConfig, SchedulerConfig, SearchConfig
 from search.earlier import read_trials
 from search.progress import describe_params, rank_trials
-from search.run_directory import JOURNAL, SearchError, find_checkpoint
+from search.run_directory import JOURNAL, Kind, SearchError, find_checkpoint
 from search.run_storage import RunStorage
 from search.searcher import LiveTrial, StudySearcher, trial_seed
-
-Kind = Literal["confirm", "audit"]
-KINDS: tuple[Kind, ...] = ("confirm", "audit")
 
 
 @dataclass(frozen=True)

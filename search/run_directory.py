@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
-import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from search.config import SearchConfig
-from training.checkpoint import newest_checkpoint
 from training.config import printable
 from training.storage import new_file, patiently
 
@@ -29,6 +27,8 @@ CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal
 CREATE_TRIAL = 4  # Optuna's code of that operation
 SEARCH = "search"  # user attribute of the study: which search it is of
 RESTORE = "Restore it from a copy, or start a new search: the checkpoints beside it stay as they are."
+Kind = Literal["confirm", "audit"]  # of searches that train trials of another again, in a directory of it
+KINDS: tuple[Kind, ...] = ("confirm", "audit")
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scikit-learn")
 
 
@@ -238,6 +238,8 @@ def drop_torn_line(journal: Path) -> None:
 
 def find_checkpoint(run: Path, number: int) -> Path | None:
     """The newest intact checkpoint of a trial, over all directories of its number; damaged ones are named."""
+    from training.checkpoint import newest_checkpoint
+
     newest, problems = newest_checkpoint(run.glob(f"trial_{number:04d}_*/checkpoint_*"))
     for problem in problems:
         print(f"trial {number}: {printable(problem)}", file=sys.stderr)
@@ -246,6 +248,8 @@ def find_checkpoint(run: Path, number: int) -> Path | None:
 
 def record_environment(run: Path, command: list[str]) -> None:
     """Append versions, hardware, git commit and command line to environment.json."""
+    import torch
+
     path = run / ENVIRONMENT
     entries = read_environment(path) if path.exists() else []
     entries.append(

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from search.config import SearchConfig, why_unfit
 from search.gaussian_process import GaussianProcess
@@ -117,7 +117,8 @@ class CurveSampler(BaseSampler):
         """Over the best expectation of an observed configuration (Jones et al., 1998), (n,)."""
         mean, sd = self.model.predict(self.at_last_epoch(candidates))
         gain = mean - self.to_beat
-        return gain * norm.cdf(gain / sd) + sd * norm.pdf(gain / sd)
+        density = np.exp(-((gain / sd) ** 2) / 2) / np.sqrt(2 * np.pi)
+        return np.asarray(gain * ndtr(gain / sd) + sd * density)
 
     def at_last_epoch(self, params: Sequence[Mapping[str, Any]]) -> Array:
         return np.column_stack([self.encoding.encode(params), np.full(len(params), self.place(self.epochs))])

@@ -21,8 +21,8 @@ from search import interruption
 from search.config import SearchConfig, why_unfit
 from training.checkpoint import read_meta
 from training.config import TrialConfig
+from training.costs import count_costs
 from training.loop import EpochResult
-from training.model import count_costs
 
 METRIC, TIME_ATTR = "val_accuracy", "epoch"
 INFEASIBLE_IN_A_ROW = 1000  # proposals after which a search gives up

@@ -63,7 +63,7 @@ def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console:
     """Search until N trials are finished, in a new run directory or going on from what a journal holds.
 
     A time budget counts from `started`, the command's start by time.monotonic(). Raises ConfigError, DataError and
-    SearchError before the first trial, and OSError or TuneError where storage fails.
+    SearchError before the first trial, and OSError where storage fails.
     """
     data = load_data(config.data)
     num_classes, run = len(data.train.class_names), storage.path
@@ -171,7 +171,7 @@ def fit(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.slots)
     mend_ray()
     with Progress(searcher, storage.path, console) as progress, deadline(searcher), interruption.ends_tune():
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, data=data), resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -189,7 +189,11 @@ def fit(
                 stop=lambda trial_id, result: searcher.is_out_of_time(trial_id),
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            raise StorageError(str(error)) from error
     return interruption.requested()
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from training.config import OptimizerConfig, TrialConfig, validate
+from training.costs import count_costs
 from training.data import ImageSet, TrainData
 from training.loop import EpochResult, TrainState, state_of_model
-from training.model import ConvNet, count_costs
+from training.model import ConvNet
 
 FORMAT = 1
 TENSOR_FILES = ("weights.pt", "state.pt")

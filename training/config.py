@@ -19,6 +19,10 @@ LARGEST = 10**9  # of any count or size: what is computed from some of them is f
 LONGEST_ERROR, LONGEST_VALUE = 1000, 150  # characters
 
 
+class DataError(Exception):
+    """Images that cannot be used: names the file, class or size, and the remedy."""
+
+
 class ConfigError(ValueError):
     """Everything wrong with a config, at once: `errors` holds a line for each key."""
 

@@ -1,6 +1,8 @@
 """Data sets as uint8 arrays, decoded once; the seeded split; whole batches by index; augmentation as tensor operations.
 
 Knows nothing of models. Images are (N, H, W, C) in arrays and (B, C, H, W) in channels_last memory as tensors.
+scikit-learn and torchvision take seconds to import, and a worker, which is handed the data, needs neither: they are
+imported where they are used.
 """
 
 import contextlib
@@ -19,23 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.datasets import CIFAR10, CIFAR100
 
-from training.config import DataConfig
+from training.config import DataConfig, DataError
 from training.storage import new_file
 
-CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+CIFAR = ("cifar10", "cifar100")
 CIFAR10_CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0  # fixed: the test split must not depend on any search
-
-
-class DataError(Exception):
-    """Images that cannot be used: names the file, class or size, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,8 @@ def load_test(config: DataConfig, may_write: bool = True) -> ImageSet:
 
 def split_train(official: ImageSet, config: DataConfig) -> TrainData:
     """Cut the official train split: `val_fraction` of every class goes to val, the same for equal seeds."""
+    from sklearn.model_selection import train_test_split
+
     try:
         train_indices, val_indices = train_test_split(
             np.arange(len(official.labels)),
@@ -128,6 +125,8 @@ def _load(config: DataConfig, split: str, may_write: bool) -> ImageSet:
 
 def cifar_is_available(config: DataConfig, timeout_seconds: float = 10.0) -> bool:
     """Whether CIFAR-10 lies in data_dir, or its server answers within the timeout."""
+    from torchvision.datasets import CIFAR10
+
     root = Path(config.data_dir)
     if (root / CIFAR10.base_folder).is_dir() or (root / CIFAR10.filename).is_file():
         return True
@@ -138,7 +137,9 @@ def cifar_is_available(config: DataConfig, timeout_seconds: float = 10.0) -> boo
 
 
 def _load_cifar(config: DataConfig, split: str, may_write: bool) -> ImageSet:
-    dataset_class = CIFAR[config.dataset]
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    dataset_class = CIFAR10 if config.dataset == "cifar10" else CIFAR100
     try:
         try:
             dataset = dataset_class(config.data_dir, train=split == "train")
@@ -164,6 +165,9 @@ def _load_cifar(config: DataConfig, split: str, may_write: bool) -> ImageSet:
 
 
 def _load_digits(config: DataConfig, split: str) -> ImageSet:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     train_indices, test_indices = train_test_split(
         np.arange(len(digits.target)),

@@ -35,8 +35,8 @@ from analysis.style import drawing, grid, save_png, styled
 from search.config import SearchConfig, load_config, why_unfit
 from search.sampler import STARTUP_TRIALS, CurveSampler, Drawing, Encoding
 from training.config import TrialConfig
+from training.costs import count_costs
 from training.geometry import InfeasibleError
-from training.model import count_costs
 
 SPACE = Path(__file__).parent / "recorded-space.yaml"
 WORKERS = 2

@@ -24,10 +24,10 @@ from torch.nn.functional import cross_entropy
 
 from search.config import load_config
 from training import TrialConfig, new_state
+from training.costs import network_costs
 from training.data import ImageSet, TrainData, batch_loader, channel_statistics
 from training.evaluate import autocast
 from training.loop import TrainState, train_epoch
-from training.model import network_costs
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = {  # of the default space, as changes to its trial 0

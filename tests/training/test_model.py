@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import ModelConfig
+from training.costs import count_costs, network_costs
 from training.geometry import InfeasibleError, Shape
-from training.model import ConvNet, count_costs, network_costs
+from training.model import ConvNet
 
 SHAPE = (3, 16, 12)
 
