@@ -121,6 +121,7 @@ def run_bare(place: Path, sampler: str, trials: int) -> Meter:
     """A Tuner as its documentation shows it, with the same space."""
     import optuna
     import ray
+    import torch  # noqa: F401 - which Ray's loggers import as soon as they are used
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
@@ -133,18 +134,14 @@ def run_bare(place: Path, sampler: str, trials: int) -> Meter:
         note_start(str(place))
         tune.report({"val_accuracy": value_of(config["optimizer.learning_rate"])})
 
-    def define(trial: optuna.Trial) -> None:
-        space.suggest(trial)
-
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    tune_config = tune.TuneConfig(
-        metric="val_accuracy",
-        mode="max",
-        num_samples=trials,
-        max_concurrent_trials=CONCURRENT,
-        reuse_actors=True,
-        search_alg=OptunaSearch(define, sampler=optuna.samplers.TPESampler(seed=0)) if sampler == "tpe" else None,
-    )
+    objective = {"metric": "val_accuracy", "mode": "max"}
+    shared = {"num_samples": trials, "max_concurrent_trials": CONCURRENT, "reuse_actors": True}
+    if sampler == "tpe":
+        proposer = OptunaSearch(space.distributions(), **objective, sampler=optuna.samplers.TPESampler(seed=0))
+        tune_config = tune.TuneConfig(**shared, search_alg=proposer)
+    else:
+        tune_config = tune.TuneConfig(**shared, **objective)
     drawn = {
         path: distribution_of(path, distribution)
         for path, distribution in (space.distributions() if sampler == "random" else {}).items()
