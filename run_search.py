@@ -54,17 +54,20 @@ def search(arguments: list[str] | None, started: float) -> int:
 
 def carry_out(plan: "Plan", is_dry: bool, console: "Console", started: float) -> int:
     """Search, or train again, or only say what a search would cost; gives the exit code."""
-    from search.dry_run import dry_run
-    from search.reporting import report_outcome, report_retraining
-    from search.tuner import run_retraining, run_search
+    from search.cluster import starting_meanwhile
 
-    if is_dry:
-        dry_run(plan.config, console, started)
-        return 0
-    if plan.retraining is not None:
-        return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
-    outcome = run_search(plan.config, plan.run, plan.resume, console, started)
-    return report_outcome(outcome, plan, console)
+    with starting_meanwhile(plan.config.resources.address):
+        from search.dry_run import dry_run
+        from search.reporting import report_outcome, report_retraining
+        from search.tuner import run_retraining, run_search
+
+        if is_dry:
+            dry_run(plan.config, console, started)
+            return 0
+        if plan.retraining is not None:
+            return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
+        outcome = run_search(plan.config, plan.run, plan.resume, console, started)
+        return report_outcome(outcome, plan, console)
 
 
 if __name__ == "__main__":

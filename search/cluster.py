@@ -9,9 +9,10 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import ray
@@ -22,12 +23,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig
-from search.gpu_share import trials_that_fit
-from search.interruption import held_back
+from search.interruption import handlers_kept, held_back
 from search.run_directory import SearchError
 from search.run_storage import RunStorage
-from training.data import TrainData
 from training.storage import STORAGE_ERRORS, open_url
+
+if TYPE_CHECKING:  # else torch would be imported before Ray can start
+    from training.data import TrainData
 
 SECONDS_TO_ANSWER = 10.0  # for a cluster's head
 PACKAGES = ("search", "training")  # what workers import
@@ -52,7 +54,7 @@ class Share:
 
 
 @contextlib.contextmanager
-def workers(config: SearchConfig, data: TrainData, storage: RunStorage | None, console: Console) -> Iterator[Share]:
+def workers(config: SearchConfig, data: "TrainData", storage: RunStorage | None, console: Console) -> Iterator[Share]:
     """Start or join Ray, where `storage` is the run directory that all nodes must reach (None: there is none).
 
     Raises SearchError.
@@ -65,6 +67,8 @@ def workers(config: SearchConfig, data: TrainData, storage: RunStorage | None, c
             look_over([node["NodeID"] for node in nodes], storage, console)
         fit_on_gpu = 1
         if config.resources.gpus_per_trial is None and any(node.get("GPU") for node in resources_of):
+            from search.gpu_share import trials_that_fit  # which imports torch
+
             fit_on_gpu = trials_that_fit(config, data, console)
         resources = trial_resources(config, resources_of, fit_on_gpu)
         yield Share(resources, count_slots(config, resources, resources_of, joined))
@@ -79,23 +83,72 @@ def ray_started(address: str | None) -> Iterator[bool]:
     address = address or os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are reported by our own words
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if address in (None, "local"):
-        _start()
+    if _is_local(address):
+        _take_over() if _starting else _start()
     else:
         _join(str(address))
     try:
-        yield address not in (None, "local")
+        yield not _is_local(address)
     finally:
         with held_back():
             ray.shutdown()
 
 
+def _is_local(address: str | None) -> bool:
+    return address in (None, "local")
+
+
 def _start() -> None:
+    with held_back():
+        _init()
+
+
+def _init() -> None:
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        with held_back():
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
     except (AuthenticationError, OSError, ValueError, RuntimeError) as error:
         raise SearchError(f"Ray cannot be started on this machine: {error}") from error
+
+
+# Starting early
+
+
+@contextlib.contextmanager
+def starting_meanwhile(address: str | None) -> Iterator[None]:
+    """Start Ray on this machine while the block imports and loads what a search needs, both for seconds.
+
+    `ray_started` within it takes Ray over, and raises what went wrong. Where a cluster is joined, nothing happens.
+    """
+    global _starting
+    if not _is_local(address or os.environ.get("RAY_ADDRESS")):
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        _starting = pool.submit(_start_in_thread)
+        try:
+            yield
+        finally:
+            started, _starting = _starting, None
+            if started is not None and started.exception() is None:
+                with held_back():
+                    ray.shutdown()
+
+
+_starting: Future[None] | None = None
+
+
+def _start_in_thread() -> None:
+    with handlers_kept():
+        _init()
+
+
+def _take_over() -> None:
+    """Wait for the start in the background. Raises SearchError; with any other error `starting_meanwhile` ends Ray."""
+    global _starting
+    assert _starting is not None
+    _starting.result()
+    _starting = None
 
 
 def _join(address: str) -> None:
@@ -268,7 +321,7 @@ def count_slots(
     return fit
 
 
-def check_memory(data: TrainData, nodes: Sequence[dict[str, float]]) -> None:
+def check_memory(data: "TrainData", nodes: Sequence[dict[str, float]]) -> None:
     """Refuse data that the object store of a node cannot hold. Raises SearchError."""
     capacity = min(node.get("object_store_memory", float("inf")) for node in nodes)
     if data.num_bytes > 0.9 * capacity:

@@ -117,14 +117,29 @@ def end_tune() -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let a first signal wait for the end of ray.init or ray.shutdown, which can lose a KeyboardInterrupt.
-
-    Both take the handler of SIGTERM away, ray.init in Python as well as in C, where Python does not notice.
-    """
+    """Let a first signal wait for the end of ray.init or ray.shutdown, which can lose a KeyboardInterrupt."""
     if _current is None:
         yield
         return
     had_come, answer, _current.answer = _current.requested, _current.answer, _nothing
+    try:
+        with handlers_kept():
+            yield
+    finally:
+        _current.answer = answer
+    if _current.requested and not had_come:
+        answer()
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Keep our handlers, from any thread, where ray.init and ray.shutdown take that of SIGTERM away.
+
+    ray.init does so in Python as well as in C, where Python does not notice.
+    """
+    if _current is None:
+        yield
+        return
     over = threading.Event()
     keeper = threading.Thread(target=_keep_handlers, args=(_current.handled, over), daemon=True)
     keeper.start()
@@ -140,9 +155,6 @@ def held_back() -> Iterator[None]:
         signal.signal = set_handler
         over.set()
         keeper.join()
-        _current.answer = answer
-    if _current.requested and not had_come:
-        answer()
 
 
 @contextlib.contextmanager

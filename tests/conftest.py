@@ -1,5 +1,10 @@
-"""What all tests share: one thread, and property tests that do not fail because a machine is busy."""
+"""What all tests share: one thread, no Ray ahead of time, and property tests that do not fail on a busy machine."""
 
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
 import torch
 from hypothesis import settings
 
@@ -7,3 +12,10 @@ torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_starts_only_when_it_is_used() -> Iterator[None]:
+    """Tests that call main() in their own process end before that; those that run programs leave it as it is."""
+    with mock.patch("search.cluster.starting_meanwhile", lambda *_: contextlib.nullcontext()):
+        yield

@@ -245,18 +245,18 @@ def test_bad_input_is_answered_without_a_traceback(
 def test_without_cifar10_the_search_falls_back_to_digits_and_says_so(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import search.command_line
+    import training.data
     from search.command_line import parse, plan_search
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search.command_line, "cifar_is_available", lambda data: False)
+    monkeypatch.setattr(training.data, "cifar_is_available", lambda data: False)
     for arguments in ([], ["--dataset", "auto"]):
         plan = plan_search(parse(arguments))
         assert plan.config.data.dataset == "digits" and plan.run.name.startswith("digits-")
         assert "handwritten digits instead" in (plan.config.search.notice or "")
     explicit = plan_search(parse(["--dataset", "cifar10"]))
     assert explicit.config.data.dataset == "cifar10" and explicit.config.search.notice is None
-    monkeypatch.setattr(search.command_line, "cifar_is_available", lambda data: True)
+    monkeypatch.setattr(training.data, "cifar_is_available", lambda data: True)
     assert plan_search(parse([])).config.data.dataset == "cifar10"
 
 

@@ -155,7 +155,7 @@ def check_search(arguments: list[str], place: Path) -> Ending:
     """run_search.py reaches training with a config that can be read back, or ends with 2 and a message."""
     with contextlib.ExitStack() as replaced:
         replaced.enter_context(no_buckets())
-        replaced.enter_context(patch("search.command_line.cifar_is_available", lambda _: False))
+        replaced.enter_context(patch("training.data.cifar_is_available", lambda _: False))
         for training in ("search.tuner.run_search", "search.tuner.run_retraining", "search.dry_run.dry_run"):
             replaced.enter_context(patch(training, reached_training))
         ending = end(run_search.main, arguments, place)

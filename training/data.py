@@ -377,7 +377,7 @@ def augmentation(
 
 def _crop_and_flip(images: Tensor, config: DataConfig, generator: torch.Generator) -> Tensor:
     """Shift every image by up to crop_padding pixels, its border reflected, and mirror half of them: one gather."""
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     device = images.device
 
     def coordinates(
@@ -392,8 +392,11 @@ def _crop_and_flip(images: Tensor, config: DataConfig, generator: torch.Generato
     if config.flip:
         mirrored = torch.rand((batch, 1), generator=generator, device=device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    pixels = images.permute(0, 2, 3, 1)  # (B, H, W, C): as they lie in memory
-    picked = pixels[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    # One index of a pixel for each pixel: several times faster than indices of image, row and column.
+    first = torch.arange(batch, device=device) * height
+    source = (first[:, None, None] + rows[:, :, None]) * width + columns[:, None, :]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)  # as they lie in memory
+    picked = pixels.index_select(0, source.flatten()).view(batch, height, width, channels)
     return picked.permute(0, 3, 1, 2)
 
 

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 NETWORKS = {  # of the default space, as changes to its trial 0
     "small": {"model.depth": 2, "model.width": 8},
     "medium": {},
-    "large": {"model.width": 32, "model.kernel_size": 3, "model.depth": 4},
+    "large": {"model.kernel_size": 5},
 }
 NUM_CLASSES = 10
 
