@@ -1,6 +1,6 @@
 """Training against its ceiling: images per second of an epoch of `train`, over the network's bare steps.
 
-    python tests/benchmarks/training_step.py [--device cuda] [--rounds 9] [--images 5120] [--json FILE]
+    python tests/benchmarks/training_step.py [--device cuda] [--rounds 25] [--images 2560] [--json FILE]
 
 An epoch is the real one: batches by random index, augmentation, forward, backward, optimizer, schedule, metrics. The
 ceiling is forward, backward and optimizer step alone, on one batch that lies on the device, with the same network,
@@ -155,8 +155,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--images", type=int, default=5120)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -223,6 +223,16 @@ def draw(config: SearchConfig, num_classes: int, number: int, defaults_first: bo
     return {"number": number, "trial_config": seeded.model_dump_json()}
 
 
+def build_scheduler(config: SearchConfig) -> ASHAScheduler | None:
+    if config.scheduler.name == "none":
+        return None
+    return ASHAScheduler(
+        max_t=config.train.epochs,
+        grace_period=config.scheduler.grace_epochs,
+        reduction_factor=config.scheduler.reduction_factor,
+    )
+
+
 def search(config: SearchConfig, run: Path, defaults_first: bool) -> tune.ResultGrid:
     """Search until the budget, counted from the start of the command, is over."""
     budget = config.search.time_budget_seconds
@@ -241,11 +251,7 @@ def search(config: SearchConfig, run: Path, defaults_first: bool) -> tune.Result
             tune_config=tune.TuneConfig(
                 metric="val_accuracy",
                 mode="max",
-                scheduler=ASHAScheduler(
-                    max_t=config.train.epochs,
-                    grace_period=config.scheduler.grace_epochs,
-                    reduction_factor=config.scheduler.reduction_factor,
-                ),
+                scheduler=build_scheduler(config),
                 num_samples=-1 if budget else config.search.num_samples,
                 time_budget_s=None if budget is None else max(1.0, budget - (time.monotonic() - STARTED)),
                 max_concurrent_trials=config.resources.max_concurrent,

@@ -1,6 +1,6 @@
 """A whole search against the pattern of Ray's CIFAR tutorial: the same trials, budget and data, timed from outside.
 
-    python tests/benchmarks/whole_search.py [--dataset folder:PATH] [--trials 16] [--repetitions 3] [--json FILE]
+    python tests/benchmarks/whole_search.py [--dataset folder:PATH] [--trials 8] [--repetitions 2] [--json FILE]
 
 Both programs train the same number of trials of one network for the same number of epochs; only the learning rate is
 drawn, so that all trials cost the same, and nothing stops early. They take turns in swapped order. Epochs per second
@@ -116,10 +116,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
