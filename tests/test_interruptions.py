@@ -316,9 +316,7 @@ SIGNALLED = [
     Kill(run_directory_appears, (TERM,)),
     Kill(first_trial_runs, (INT, INT), 0.2),
     Kill(an_epoch_is_running, (TERM,), group=True),
-    Kill(an_epoch_is_running, (HUP, TERM), 1.2),
     Kill(last_epoch_of_the_last_trial, (INT,)),
-    Kill(last_trial_is_told, (TERM, INT), 0.5, settles=True),
     Kill(leaderboard_begins, (INT, INT), 0.1, settles=True),
 ]
 KILLED = [
