@@ -4,10 +4,10 @@
 
 An epoch is the real one: batches by random index, augmentation, forward, backward, optimizer, schedule, metrics. The
 ceiling is forward, backward and optimizer step alone, on one batch that lies on the device, with the same network,
-batch size and number of steps; the two take turns, every five steps so that both meet what else the machine does, and
-the figure is the median of the ratios of neighbours. The
-ceiling's arithmetic (two operations a multiply-add, three passes, no gradient of the input) over the rate of a matrix
-product on as many threads says what is left below. The images are noise of CIFAR-10's shape.
+batch size and number of steps. The two take turns every five steps, so that both meet what else the machine does, and
+the figure is the median of the ratios of neighbours. The ceiling's arithmetic (two operations a multiply-add, three
+passes, no gradient of the input) over the rate of a matrix product on as many threads says what is left below. The
+images are noise of CIFAR-10's shape.
 """
 
 import argparse
