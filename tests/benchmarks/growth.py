@@ -29,6 +29,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"model.depth", "model.kernel_size", "model.stride", "model.padding", "model.pooling"}  # none is infeasible
 CONCURRENT = 2
+DEFAULTS = {"ours": {}, "bare": {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "0"}}  # Ray's; importing search would change it
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def measure(arm: str, sampler: str, trials: int) -> Cost:
         command = [sys.executable, __file__, "--here", arm, sampler, str(trials), answer.name]
         done = subprocess.run(
             command,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0", **DEFAULTS[arm]},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
