@@ -97,7 +97,7 @@ def test_an_empty_journal_in_a_bucket_is_refused_where_trials_have_directories(s
         check_journal(emptied.path, CONFIG)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_a_bucket_holds_what_the_working_copy_holds_and_one_search_at_a_time(
     s3: Bucket, credentials: None, tmp_path: Path
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_bucket_holds_what_the_working_copy_holds_and_one_search_at_a_time(
     assert not any((nothing.path / name).exists() for name in RECORD)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_a_keeper_waits_for_a_bucket_and_gives_up_where_it_stays_away(s3: Bucket, credentials: None) -> None:
     storage, notices = RunStorage(s3.url("keeper/run")), list[str]()
     (storage.path / JOURNAL).write_text("1\n")
@@ -150,7 +150,7 @@ def test_a_keeper_waits_for_a_bucket_and_gives_up_where_it_stays_away(s3: Bucket
 # Whole searches
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_a_search_in_a_bucket_survives_its_driver_and_a_minute_without_the_bucket(s3: Bucket, tmp_path: Path) -> None:
     environment = {**os.environ, **s3.environment, "RAY_worker_niceness": "0"}
@@ -194,7 +194,7 @@ def test_a_search_in_a_bucket_survives_its_driver_and_a_minute_without_the_bucke
     assert taken.returncode == 2 and "exists already" in taken.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_a_bucket_that_stays_away_stops_the_search_resumably(s3: Bucket, tmp_path: Path) -> None:
     environment = {**os.environ, **s3.environment, "RAY_worker_niceness": "0"}
@@ -271,7 +271,7 @@ def fill(file: Path) -> None:
                     stream.write(b"\0" * size)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_a_full_disk_stops_the_search_resumably_and_what_was_there_is_intact(tmp_path: Path) -> None:
     disk = tmp_path / "runs"
@@ -294,7 +294,7 @@ def test_a_full_disk_stops_the_search_resumably_and_what_was_there_is_intact(tmp
             assert metas(disk / "run", number)[-1]["results"][: len(results)] == results
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_a_directory_that_goes_away_for_a_while_is_waited_for(tmp_path: Path) -> None:
     """As a network file system does whose server restarts: everything below the mount point fails."""
