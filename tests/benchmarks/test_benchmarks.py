@@ -10,7 +10,8 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-COMMANDS = sorted(path.stem for path in HERE.glob("*.py") if 'if __name__ == "__main__":' in path.read_text())
+PROGRAMS = (path for path in HERE.glob("*.py") if not path.name.startswith("test_"))
+COMMANDS = sorted(path.stem for path in PROGRAMS if "\ndef main()" in path.read_text())
 
 
 def run(name: str, *arguments: str, cwd: Path) -> str:
