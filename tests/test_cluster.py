@@ -100,6 +100,7 @@ def test_trials_land_on_every_node_and_data_only_the_driver_has_reach_them(
 @pytest.mark.fault
 def test_a_program_without_the_token_is_refused_in_one_sentence(cluster: LocalCluster, tmp_path: Path) -> None:
     for environment in (
+        {"RAY_AUTH_MODE": "disabled"},
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": ""},
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64},
     ):

@@ -95,7 +95,7 @@ def run_search(options: argparse.Namespace) -> Search:
     begin, end = min(start for start, _ in epochs), max(stop for _, stop in epochs)
     during = [share for moment, share in samples if begin <= moment <= end]
     busy = statistics.fmean(during) if during else None
-    return Search(options.trials, wall_seconds, len(epochs), metrics["test_accuracy"], busy)
+    return Search(options.trials, wall_seconds, len(epochs), metrics["winner"]["test_accuracy"], busy)
 
 
 def run_quietly(command: list[str], place: Path, environment: dict[str, str]) -> None:

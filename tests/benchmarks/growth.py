@@ -7,8 +7,7 @@ Tune is a Tuner with stock OptunaSearch (with TPE) or its own random search, Ray
 unlike its default, workers that are used again: else starting processes would hide what is measured. Ours is
 run_search.py with nothing changed but the trainable.
 
-Driver seconds are CPU seconds of the driver process between the first trial's start and the last one's end; memory is
-its largest resident set, imports included.
+Driver seconds are CPU seconds of the driver process in Tuner.fit; memory is its largest resident set, imports included.
 """
 
 import argparse

@@ -132,7 +132,7 @@ def section(options: argparse.Namespace) -> str:
     files = {name: options.out / f"{name}.json" for name in BENCHMARKS}
     contents = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     hardware = f"{os.cpu_count()} hardware threads of {cpu_model()}, torch {torch.__version__}"
-    lines = [f"In one go on {hardware}:", "", "| what | goal | found | |", "|---|---|---|---|"]
+    lines = [f"On {hardware}:", "", "| what | goal | found | |", "|---|---|---|---|"]
     for name in contents:
         for figure in BENCHMARKS[name].figures(contents[name]):
             lines.append(f"| {figure.what} | {figure.goal} | {figure.found} | {'met' if figure.met else 'not met'} |")
