@@ -66,13 +66,21 @@ def refuse_links(run: Path) -> None:
 
     Directories in it may be links: a search writes only into those that it makes.
     """
-    lock = f"{JOURNAL}.lock"  # Optuna's, a link that is never followed
-    for path in (run, *(path for path in run.glob("*") if path.name != lock and not path.is_dir())):
+    locks = set(locks_of_journal(run))
+    for path in locks:
+        if path.is_dir() and not path.is_symlink():
+            raise SearchError(f"{path} is a directory, where Optuna locks the journal. Remove it.")
+    for path in (run, *(path for path in run.glob("*") if path not in locks and not path.is_dir())):
         if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
             raise SearchError(
                 f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or go on with a "
                 f"copy without links: cp -rL {run} COPY"
             )
+
+
+def locks_of_journal(run: Path) -> Iterator[Path]:
+    """Optuna's lock, a link that is never followed; killed while it gives it back, a process leaves it renamed."""
+    return run.glob(f"{JOURNAL}.lock*")
 
 
 @contextmanager
@@ -125,7 +133,8 @@ def open_study(
     journal = run / JOURNAL
     check_journal(run, config)
     drop_torn_line(journal)
-    journal.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # ours alone: we hold the directory's lock
+    for lock in locks_of_journal(run):  # ours alone: we hold the directory's
+        lock.unlink(missing_ok=True)
     storage = JournalStorage(WaitingJournal(journal, patience, notice))
     names = [study.study_name for study in storage.get_all_studies()]
     if names:

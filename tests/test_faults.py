@@ -639,18 +639,25 @@ def test_flipped_bits_in_a_journal_are_refused_or_change_one_entry_at_most(
     assert (run / JOURNAL).read_bytes() == flipped
 
 
+@pytest.mark.parametrize("killed_in", ["symlink", "rename"])
 def test_a_lock_file_that_a_killed_process_has_left_costs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    killed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Optuna would wait half a minute for it: the process is really killed while it holds the lock."""
+    """Optuna would wait half a minute for it. The process is really killed, its lock taken, or half given back."""
     run = new_search(tmp_path, "run", load_config(QUICK_CONFIG), (0.5,))
     take = f"""if True:
         import os, signal
         from optuna.storages.journal import JournalFileSymlinkLock
-        JournalFileSymlinkLock({str(run / JOURNAL)!r}).acquire()
-        os.kill(os.getpid(), signal.SIGKILL)"""
+        real = os.{killed_in}
+        def be_killed(*arguments):
+            real(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.{killed_in} = be_killed
+        lock = JournalFileSymlinkLock({str(run / JOURNAL)!r})
+        lock.acquire()
+        lock.release()"""
     assert subprocess.run([sys.executable, "-c", take]).returncode == -9
-    lock = run / f"{JOURNAL}.lock"
+    (lock,) = run.glob(f"{JOURNAL}.*")
     assert lock.is_symlink()
 
     def refuse(seconds: float) -> None:

@@ -53,6 +53,13 @@ def test_a_second_search_is_refused_and_a_dead_one_is_no_obstacle(tmp_path: Path
         pass
 
 
+def test_a_directory_in_the_locks_place_is_refused(tmp_path: Path) -> None:
+    """Optuna would wait for it for ever."""
+    (tmp_path / f"{JOURNAL}.lock").mkdir()
+    with pytest.raises(SearchError, match="is a directory, where Optuna locks"), locked(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("lost", [1, 5, 20])
 def test_a_torn_journal_goes_on_with_what_was_whole(tmp_path: Path, lost: int) -> None:
     with locked(tmp_path):
