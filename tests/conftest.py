@@ -1,6 +1,7 @@
 """What all tests share: one thread, no Ray ahead of time, and property tests that do not fail on a busy machine."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from unittest import mock
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ.update(RAY_worker_niceness="0")  # of searches in tests: else the trials of one starve beside another
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.load_profile("default")

@@ -131,6 +131,10 @@ class Ended:
         """When a harm was done, which it must have been."""
         return (self.run.parents[1] / event).stat().st_mtime
 
+    def attempts(self, number: int) -> int:
+        """How often a trial was begun, where its harm notes that."""
+        return len(list(self.run.parents[1].glob(f"attempt {number} *")))
+
     def meta(self, number: int) -> dict[str, Any]:
         """meta.json of the checkpoint that got furthest."""
         metas = []
@@ -152,7 +156,7 @@ def command(place: Path, harm: str, *arguments: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(PROJECT), "RAY_worker_niceness": "0", **more}
+    return {**os.environ, "PYTHONPATH": str(PROJECT), **more}
 
 
 def run_faulty(place: Path, harm: str, *arguments: str, settings: Mapping[str, str] | None = None) -> Ended:
@@ -200,37 +204,90 @@ def timestamp(result: dict[str, Any]) -> float:
     return datetime.fromisoformat(result["finished_at"]).timestamp()
 
 
+# One search in which trials are harmed in nine ways, each by what their test says
+
+HARMS = f"""
+    def copy_half(source, destination, **options):
+        if destination.endswith("checkpoint_000001") and once("copying"):
+            os.makedirs(destination, exist_ok=True)
+            content = Path(source, "weights.pt").read_bytes()
+            Path(destination, "weights.pt").write_bytes(content[: len(content) // 2])
+            die()
+        return copy_files(source, destination, **options)
+
+    def damage():
+        if once(f"damage {{number}}"):
+            first, second = checkpoints(number)
+            if number == 7:
+                os.truncate(second / "weights.pt", 1000)
+            elif number == 8:
+                (first / "state.pt").write_bytes(b"garbage")
+                (second / "meta.json").write_text("{{")
+            else:
+                for place in (first, second):
+                    shutil.rmtree(place)
+                    shutil.copytree(checkpoints(0)[-1], place)
+            die()
+
+    def take_all_memory():
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
+        blocks = []
+        try:
+            if number == 5:
+                torch.zeros(2**31)
+            while True:
+                blocks.append(bytes(10 * 2**20))
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    (PLACE / f"attempt {{number}} {{time.monotonic_ns()}}").touch()
+    copy_files = pyarrow.fs.copy_files
+    config = TrialConfig.model_validate_json(params["trial_config"])
+    exploding = config.override({{"optimizer.learning_rate": 1e30}})  # as drawn from a space that reaches too far
+    harms = {{
+        0: lambda: at_step(5, lambda: once("first epoch") and die()),
+        1: lambda: at_step({STEPS} + 10, lambda: once("second epoch") and die()),
+        2: lambda: mock.patch.object(pyarrow.fs, "copy_files", copy_half),
+        3: lambda: die(),
+        4: take_all_memory,
+        5: take_all_memory,
+        6: lambda: mock.patch.object(TrialConfig, "model_validate_json", lambda text: exploding),
+    }}
+    harms |= dict.fromkeys((7, 8, 9), lambda: at_step(2 * {STEPS} + 10, damage))
+    with harms.get(number, mock.MagicMock)():
+        real(params, data)
+    """
+FAILS = {3, 4, 5}
+
+
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Its trials may be tried again once."""
+    plain = ["model.batch_norm=false", "optimizer.name=sgd", "resources.max_failures=1"]  # such a loss can explode
+    arguments = ["--num-samples", "11", *(word for value in plain for word in ("--set", value))]
+    return run_faulty(tmp_path_factory.mktemp("harmed"), HARMS, *QUICK, *FULL, *arguments)
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_whatever_happens_to_its_trials(harmed: Ended) -> None:
+    expected = ["FAIL" if number in FAILS else "PRUNED" if number == 6 else "COMPLETE" for number in range(11)]
+    assert [trial.state.name for trial in harmed.trials] == expected
+    check_equal_to_uninterrupted(harmed, 10)  # which nothing happened to
+
+
 # Workers
 
 
 @pytest.mark.slow
-def test_workers_that_die_cost_no_trial_and_no_epoch_that_was_saved(tmp_path: Path) -> None:
+def test_workers_that_die_cost_no_trial_and_no_epoch_that_was_saved(harmed: Ended) -> None:
     """Killed before the first epoch, in the midst of a later one, and while a checkpoint is copied."""
-    harm = f"""
-        def copy_half(source, destination, **options):
-            if destination.endswith("checkpoint_000001") and once("copying"):
-                os.makedirs(destination, exist_ok=True)
-                content = Path(source, "weights.pt").read_bytes()
-                Path(destination, "weights.pt").write_bytes(content[: len(content) // 2])
-                die()
-            return copy_files(source, destination, **options)
-        copy_files = pyarrow.fs.copy_files
-        harms = {{
-            0: at_step(5, lambda: once("first epoch") and die()),
-            1: at_step({STEPS} + 10, lambda: once("second epoch") and die()),
-            2: mock.patch.object(pyarrow.fs, "copy_files", copy_half),
-        }}
-        with harms.get(number, mock.MagicMock()):
-            real(params, data)
-        """
-    ended = run_faulty(tmp_path, harm, *QUICK, *FULL, "--num-samples", "4")
-    check_all_complete(ended, 4)
-    for number in range(4):
-        check_equal_to_uninterrupted(ended, number)
-    assert timestamp(ended.results(0)[0]) > ended.happened_at("first epoch")
+    for number in range(3):
+        check_equal_to_uninterrupted(harmed, number)
+    assert timestamp(harmed.results(0)[0]) > harmed.happened_at("first epoch")
     for number, event in ((1, "second epoch"), (2, "copying")):
-        first, second, _ = ended.results(number)
-        assert timestamp(first) < ended.happened_at(event) < timestamp(second)  # the first was not trained again
+        first, second, _ = harmed.results(number)
+        assert timestamp(first) < harmed.happened_at(event) < timestamp(second)  # the first was not trained again
 
 
 @pytest.mark.slow
@@ -251,18 +308,10 @@ def test_a_worker_that_dies_as_it_changes_from_one_trial_to_the_next_costs_neith
 
 
 @pytest.mark.slow
-def test_a_trial_that_kills_its_worker_every_time_fails_with_a_reason_and_the_search_goes_on(tmp_path: Path) -> None:
-    harm = """
-        if number == 1:
-            (PLACE / f"attempt {time.monotonic_ns()}").touch()
-            die()
-        real(params, data)
-        """
-    ended = run_faulty(tmp_path, harm, *QUICK, *FULL, "--num-samples", "3", "--set", "resources.max_failures=1")
-    assert [trial.state.name for trial in ended.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert len(list(tmp_path.glob("attempt *"))) == 2
-    reason = ended.trials[1].user_attrs["reason"]
-    assert "worker" in reason and "died" in reason and reason in ended.output.replace("\n", " ")
+def test_a_trial_that_kills_its_worker_every_time_fails_with_a_reason(harmed: Ended) -> None:
+    assert harmed.attempts(3) == 2
+    reason = harmed.trials[3].user_attrs["reason"]
+    assert "worker" in reason and "died" in reason and reason in harmed.output.replace("\n", " ")
 
 
 # Memory
@@ -283,7 +332,7 @@ def test_a_trial_that_fills_the_machine_fails_as_out_of_memory_and_the_search_go
         pytest.skip("too little memory is free to fill some of it")
     harm = """
         if number == 1:
-            (PLACE / f"attempt {time.monotonic_ns()}").touch()
+            (PLACE / f"attempt {number} {time.monotonic_ns()}").touch()
             blocks = []
             while len(blocks) < 80:
                 blocks.append(bytearray(b"1") * (50 * 2**20))
@@ -295,35 +344,18 @@ def test_a_trial_that_fills_the_machine_fails_as_out_of_memory_and_the_search_go
     arguments = ["--num-samples", "3", "--max-concurrent", "1", "--set", "resources.max_failures=1"]
     ended = run_faulty(tmp_path, harm, *QUICK, *FULL, *arguments, settings=monitor)
     assert [trial.state.name for trial in ended.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert len(list(tmp_path.glob("attempt *"))) == 2
+    assert ended.attempts(1) == 2
     reason = ended.trials[1].user_attrs["reason"]
     assert "out of memory: Ray ended the worker" in reason and reason in ended.output.replace("\n", " ")
 
 
 @pytest.mark.slow
-def test_a_worker_that_gets_no_memory_fails_its_trial_as_out_of_memory(tmp_path: Path) -> None:
+def test_a_worker_that_gets_no_memory_fails_its_trial_as_out_of_memory(harmed: Ended) -> None:
     """By the limit of a process's address space, asked for by Python, and by torch, which asks for all at once."""
-    harm = """
-        if number in (1, 2):
-            (PLACE / f"attempt {number} {time.monotonic_ns()}").touch()
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-            resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
-            blocks = []
-            try:
-                if number == 2:
-                    torch.zeros(2**31)
-                while True:
-                    blocks.append(bytes(10 * 2**20))
-            finally:
-                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        real(params, data)
-        """
-    ended = run_faulty(tmp_path, harm, *QUICK, *FULL, "--num-samples", "4", "--set", "resources.max_failures=1")
-    assert [trial.state.name for trial in ended.trials] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
-    for number, what in ((1, "MemoryError"), (2, "allocate")):
-        reason = ended.trials[number].user_attrs["reason"]
+    for number, what in ((4, "MemoryError"), (5, "allocate")):
+        reason = harmed.trials[number].user_attrs["reason"]
         assert reason.startswith("out of memory: ") and what in reason
-        assert len(list(tmp_path.glob(f"attempt {number} *"))) == 2
+        assert harmed.attempts(number) == 2
 
 
 # Nodes
@@ -374,37 +406,18 @@ def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[bytes], sec
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_are_passed_over_by_a_worker_that_starts_again(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_passed_over_by_a_worker_that_starts_again(harmed: Ended) -> None:
     """One truncated and one intact, all garbage or gone, and those of other trials: the final curves are the same."""
-    harm = f"""
-        def damage():
-            if once(f"damage {{number}}"):
-                first, second = checkpoints(number)
-                if number == 0:
-                    os.truncate(second / "weights.pt", 1000)
-                elif number == 1:
-                    (first / "state.pt").write_bytes(b"garbage")
-                    (second / "meta.json").write_text("{{")
-                elif number == 2:
-                    for place in (first, second):
-                        shutil.rmtree(place)
-                        shutil.copytree(checkpoints(0)[-1], place)
-                die()
-        with at_step(2 * {STEPS} + 10, damage):
-            real(params, data)
-        """
-    ended = run_faulty(tmp_path, harm, *QUICK, *FULL, "--num-samples", "3", "--max-concurrent", "1")
-    check_all_complete(ended, 3)
-    for number in range(3):
-        check_equal_to_uninterrupted(ended, number)
-    first, *_ = (timestamp(ended.results(number)[0]) - ended.happened_at(f"damage {number}") for number in (0, 1, 2))
-    assert first < 0  # went on from its first epoch
-    assert all(timestamp(ended.results(number)[0]) > ended.happened_at(f"damage {number}") for number in (1, 2))
-    said = [line for line in ended.output.splitlines() if re.match(r"trial \d: ", line)]
-    assert [line[:8] for line in said] == ["trial 0:", "trial 1:", "trial 1:", "trial 2:", "trial 2:"]
+    for number in (7, 8, 9):
+        check_equal_to_uninterrupted(harmed, number)
+        damaged_at = harmed.happened_at(f"damage {number}")
+        started_over = number != 7  # which went on from its first epoch
+        assert (timestamp(harmed.results(number)[0]) > damaged_at) == started_over
+    said = {number: re.findall(rf"^trial {number}: .*", harmed.output, re.MULTILINE) for number in (7, 8, 9)}
+    assert [len(lines) for lines in said.values()] == [1, 2, 2]
     named = ["checkpoint_000001/weights.pt", "checkpoint_000001/meta.json", "checkpoint_000000/state.pt"]
-    assert all(name in line for name, line in zip(named, said, strict=False))
-    assert all("another trial's" in line for line in said[3:])
+    assert all(name in line for name, line in zip(named, said[7] + said[8], strict=True))
+    assert all("another trial's" in line for line in said[9])
 
 
 @pytest.mark.slow
@@ -737,24 +750,11 @@ def test_a_loss_that_is_not_finite_at_any_step_ends_training_as_diverged(
 
 
 @pytest.mark.slow
-def test_trials_whose_learning_rate_explodes_are_pruned_as_diverged_and_the_others_go_on(tmp_path: Path) -> None:
-    arguments = ["--set", "model.batch_norm=false", "--set", "optimizer.name=sgd", "--num-samples", "6"]
-    harm = """
-        config = TrialConfig.model_validate_json(params["trial_config"])
-        if number in (1, 4):  # as drawn from a space that reaches too far
-            config = config.override({"optimizer.learning_rate": 1e30})
-        with mock.patch.object(TrialConfig, "model_validate_json", lambda text: config):
-            real(params, data)
-        """
-    ended = run_faulty(tmp_path, harm, *QUICK, *FULL, *arguments)
-    assert [trial.state.name for trial in ended.trials] == [
-        "PRUNED" if number in (1, 4) else "COMPLETE" for number in range(6)
-    ]
-    for number in (1, 4):
-        trial = ended.trials[number]
-        assert trial.user_attrs["stopped_by"] == "diverged" and trial.value == 0.0
-        assert trial.user_attrs["reason"].startswith("the loss was not finite in epoch ")
-        assert ended.results(number)[-1]["diverged"]
+def test_a_trial_whose_learning_rate_explodes_is_pruned_as_diverged(harmed: Ended) -> None:
+    trial = harmed.trials[6]
+    assert trial.user_attrs["stopped_by"] == "diverged" and trial.value == 0.0
+    assert trial.user_attrs["reason"].startswith("the loss was not finite in epoch ")
+    assert harmed.results(6)[-1]["diverged"]
 
 
 # All of it, for long

@@ -317,7 +317,7 @@ def measured(*command: str, cwd: Path, **environment: str) -> tuple[int, str, in
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "RAY_worker_niceness": "0", **environment},
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read()

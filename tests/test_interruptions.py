@@ -102,7 +102,7 @@ markers: list[str] = []  # of all drivers
 def started(command: list[str], cwd: Path, **how: Any) -> Iterator[Driver]:
     marker = f"convsearch-test-{uuid.uuid4().hex}"
     markers.append(marker)
-    environment = {**os.environ, "RAY_worker_niceness": "0", "CONVSEARCH_TEST": marker, "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "CONVSEARCH_TEST": marker, "PYTHONPATH": str(PROJECT)}
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **how}
     process = subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **streams)
     lines: list[str] = []

@@ -112,7 +112,7 @@ def local_cluster(directory: Path, guarded: bool = True) -> Iterator[LocalCluste
     """A cluster without nodes yet, with token authentication and an empty HOME, or open."""
     home = directory / "home"
     home.mkdir(parents=True)
-    environment = {"HOME": str(home), "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
+    environment = {"HOME": str(home), "RAY_AUTH_MODE": "disabled"}
     if guarded:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     cluster = LocalCluster(directory, environment)
