@@ -71,7 +71,7 @@ def save_photos(directory: Path) -> None:
                 Image.fromarray(pixels).save(directory / split / label / f"{index}.png")
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_trials_land_on_every_node_and_data_only_the_driver_has_reach_them(
     cluster: LocalCluster, tmp_path: Path
@@ -97,7 +97,7 @@ def test_trials_land_on_every_node_and_data_only_the_driver_has_reach_them(
     assert not list((tmp_path / "runs" / "run").glob(".probe*"))
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_program_without_the_token_is_refused_in_one_sentence(cluster: LocalCluster, tmp_path: Path) -> None:
     for environment in (
         {"RAY_AUTH_MODE": "disabled"},
@@ -111,7 +111,7 @@ def test_a_program_without_the_token_is_refused_in_one_sentence(cluster: LocalCl
         assert not (tmp_path / "runs" / "run").exists()
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nodes_that_do_not_share_the_run_directory_are_an_error_before_the_first_trial(tmp_path: Path) -> None:
     """The node sees an empty file system where the run directory lies."""
@@ -135,7 +135,7 @@ def test_nodes_that_do_not_share_the_run_directory_are_an_error_before_the_first
         check_record(tmp_path / "shared" / "run", num_samples=3, epochs=3)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_ray_on_this_machine_is_guarded_by_a_token_that_is_made_where_there_is_none(tmp_path: Path) -> None:
     """Its ports are on all interfaces: a program with another HOME, and so without the token, is refused."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"

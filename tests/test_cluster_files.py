@@ -216,7 +216,7 @@ def cloud(tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_ray_up_launches_a_guarded_cluster(cloud: dict[str, str]) -> None:
     import boto3
 
@@ -463,7 +463,7 @@ def answers_to_clients(address: str, environments: list[dict[str, str]]) -> list
     return answers
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_slurm_job_searches_on_a_guarded_cluster_and_stops_resumably(job: Job, tmp_path: Path) -> None:
     run = job.work / "runs" / job.name
@@ -515,7 +515,7 @@ def test_a_slurm_job_searches_on_a_guarded_cluster_and_stops_resumably(job: Job,
 # ray job submit
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_submitted_job_searches_and_its_run_directory_is_complete(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "submitted"

@@ -842,7 +842,7 @@ def test_random_run_directories_are_analysed(line: tuple[list[str], dict[str, by
     check_analysis_line(*line)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=6600)
 @given(config_files)
@@ -850,7 +850,7 @@ def test_many_random_config_files(content: bytes) -> None:
     check_config_file(content)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=2800)
 @given(lines_and_files(command_lines))
@@ -858,7 +858,7 @@ def test_many_random_command_lines(line: tuple[list[str], dict[str, bytes]]) -> 
     check_command_line(*line)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=560)
 @given(lines_and_files(analysis_lines))
@@ -866,7 +866,7 @@ def test_many_random_run_directories_are_analysed(line: tuple[list[str], dict[st
     check_analysis_line(*line)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @settings(every, max_examples=40)
 @given(run_files())

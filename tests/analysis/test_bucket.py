@@ -304,7 +304,7 @@ def without(page: str, *words: str) -> str:
     return re.sub(r"20\d\d-\d\d-\d\d.\d\d:\d\d(:\d\d)?(\+00:00)?", "MOMENT", page)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_the_report_is_that_of_the_directory_and_a_second_one_opens_nothing(server, whole_run, tmp_path, capsys):
     url, run = server.upload(whole_run.path), str(whole_run.path)
     uploaded, page = server.files(), url.replace("?", "/report/index.html?")
@@ -350,7 +350,7 @@ def test_the_report_is_that_of_the_directory_and_a_second_one_opens_nothing(serv
     assert again["report/test_openings.json"] == files["report/test_openings.json"]
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_bucket_that_goes_away(server, search_run, tmp_path, monkeypatch, capsys):
     url = server.upload(search_run.path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -391,7 +391,7 @@ def allowed(server: Server, monkeypatch: pytest.MonkeyPatch, *actions: str) -> I
             server.ask_for_credentials(False)
 
 
-@pytest.mark.fault
+@pytest.mark.slow
 def test_a_bucket_that_may_only_be_read_predicts_and_says_why_there_is_no_report(
     server, search_run, predicted, monkeypatch, capsys
 ):
