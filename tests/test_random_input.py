@@ -844,7 +844,7 @@ def test_random_run_directories_are_analysed(line: tuple[list[str], dict[str, by
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(every, max_examples=6600)
+@settings(every, max_examples=9000)
 @given(config_files)
 def test_many_random_config_files(content: bytes) -> None:
     check_config_file(content)
@@ -852,7 +852,7 @@ def test_many_random_config_files(content: bytes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(every, max_examples=2800)
+@settings(every, max_examples=900)
 @given(lines_and_files(command_lines))
 def test_many_random_command_lines(line: tuple[list[str], dict[str, bytes]]) -> None:
     check_command_line(*line)
@@ -860,7 +860,7 @@ def test_many_random_command_lines(line: tuple[list[str], dict[str, bytes]]) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(every, max_examples=560)
+@settings(every, max_examples=90)
 @given(lines_and_files(analysis_lines))
 def test_many_random_run_directories_are_analysed(line: tuple[list[str], dict[str, bytes]]) -> None:
     check_analysis_line(*line)
@@ -868,7 +868,7 @@ def test_many_random_run_directories_are_analysed(line: tuple[list[str], dict[st
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(every, max_examples=40)
+@settings(every, max_examples=10)
 @given(run_files())
 def test_figures_of_random_run_directories_are_drawn(files: dict[str, bytes]) -> None:
     check_analysis_line(["run"], {f"run/{name}": content for name, content in files.items()}, draws=True)

@@ -5,6 +5,7 @@
 Arguments are run_search.py's. Both commands run in a directory that is removed afterwards.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -62,7 +63,9 @@ def _run(arguments: list[str], place: Path) -> str:
 
 
 def main() -> None:
-    arguments = sys.argv[1:] or ["--dataset", "digits", "--num-samples", "30"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _, arguments = parser.parse_known_args()
+    arguments = arguments or ["--dataset", "digits", "--num-samples", "30"]
     with tempfile.TemporaryDirectory() as place:
         for what, (expected, found) in expected_and_found(arguments, Path(place)).items():
             print(

@@ -27,7 +27,7 @@ def run(name: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.fault
+@pytest.mark.benchmark
 @pytest.mark.timeout(600)
 def test_every_benchmark_says_how_it_is_called(tmp_path: Path) -> None:
     for name in COMMANDS:
@@ -42,7 +42,7 @@ def test_training_is_measured_against_its_ceiling(tmp_path: Path) -> None:
     assert step["multiply_adds"] == 3 * 8 * 9 * 32 * 32 + 8 * 16 * 9 * 16 * 16 + 16 * 10
 
 
-@pytest.mark.fault
+@pytest.mark.benchmark
 @pytest.mark.timeout(900)
 def test_searches_are_measured_beside_the_tutorials_pattern_and_bare_tune(tmp_path: Path) -> None:
     arguments = ["--trials", "2", "--epochs", "1", "--repetitions", "1", "--networks", "small"]
@@ -51,7 +51,7 @@ def test_searches_are_measured_beside_the_tutorials_pattern_and_bare_tune(tmp_pa
     assert table.count("| convsearch |") == table.count("| bare Ray Tune |") == 2
 
 
-@pytest.mark.fault
+@pytest.mark.benchmark
 @pytest.mark.timeout(600)
 def test_the_gpus_benchmark_runs_without_a_gpu_too(tmp_path: Path) -> None:
     arguments = ["--device", "cpu", "--config", str(ROOT / "configs" / "quick.yaml"), "--trials", "2"]
