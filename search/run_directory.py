@@ -7,8 +7,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -105,20 +105,79 @@ class WaitingJournal(JournalFileBackend):
     def __init__(self, journal: Path, patience: float, notice: Callable[[str], None]) -> None:
         super().__init__(str(journal))
         self.journal, self.patience, self.notice = journal, patience, notice
+        self._unwritten: list[dict[str, Any]] | None = None  # of `together`
+        self._lines_in_file: int | None = None  # where that began
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Raises StorageError where the file stays away for longer than `patience` seconds."""
+        if self._unwritten is not None:
+            self._unwritten += json.loads(json.dumps(logs))  # as they will be read
+            return
+        with self._locked():
+            self._write(logs)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        unwritten, first = self._unwritten, log_number_from
+        if self._lines_in_file is None:
+            for log in super().read_logs(log_number_from):
+                first += 1
+                yield log
+        if unwritten is not None:
+            if self._lines_in_file is None:
+                self._lines_in_file = first
+            yield from unwritten[first - self._lines_in_file :]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what this block appends at its end: one lock and one fsync for the 20 to 60 lines of a proposal.
+
+        Others can append before it or after it. Raises StorageError as `append_logs` does.
+        """
+        with self._locked():
+            self._unwritten = []
+            try:
+                yield
+            finally:
+                try:
+                    if self._unwritten:
+                        self._write(self._unwritten)
+                        if self._lines_in_file is not None:  # else the next reader would count all lines before them
+                            number = self._lines_in_file + len(self._unwritten)
+                            self._log_number_offset[number] = self.journal.stat().st_size
+                finally:
+                    self._unwritten = self._lines_in_file = None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        patiently(self._lock.acquire, self.patience, self.notice)
+        try:
+            yield
+        finally:
+            with suppress(RuntimeError):  # the directory went away, with the lock in it
+                self._lock.release()
+
+    def _write(self, logs: list[dict[str, Any]]) -> None:
+        content = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         before: list[int] = []
 
-        def append() -> None:
+        def write() -> None:
             size = self.journal.stat().st_size
             if not before:
                 before.append(size)
             elif size > before[0]:
                 os.truncate(self.journal, before[0])
-            super(WaitingJournal, self).append_logs(logs)
+            with self.journal.open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
 
-        patiently(append, self.patience, self.notice)
+        patiently(write, self.patience, self.notice)
+
+
+def written_together(study: optuna.Study) -> AbstractContextManager[None]:
+    """A block whose entries in a study's journal are written at its end, at once; `open_study` has opened the study."""
+    backend = getattr(study._storage, "_backend", None)
+    return backend.together() if isinstance(backend, WaitingJournal) else nullcontext()
 
 
 def open_study(

@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from search import interruption
 from search.config import SearchConfig, why_unfit
+from search.run_directory import written_together
 from training.checkpoint import read_meta
 from training.config import TrialConfig
 from training.costs import count_costs
@@ -195,7 +196,8 @@ class StudySearcher(Searcher):
         """The study's next feasible trial; infeasible ones are told to it. None after 1,000 in a row."""
         reasons: list[str] = []
         while len(reasons) < INFEASIBLE_IN_A_ROW:
-            prepared = self.prepare(self.study.ask())
+            with written_together(self.study):
+                prepared = self.prepare(self.study.ask())
             if isinstance(prepared, LiveTrial):
                 return prepared
             reasons.append(prepared)

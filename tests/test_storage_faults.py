@@ -12,11 +12,13 @@ from typing import Any
 import optuna
 import pytest
 from bucket import Bucket, bucket
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from searches import QUICK, RUN_SEARCH, check_record, metas, run, start, trials_of, wait_for_epochs
 
 from search.config import parse_config
-from search.run_directory import JOURNAL, SearchError, check_journal, locked, open_study
+from search.run_directory import JOURNAL, SearchError, check_journal, locked, open_study, written_together
 from search.run_storage import RECORD, Keeper, RunStorage
 from training.storage import Mirror, StorageError, patiently
 
@@ -78,6 +80,54 @@ def test_a_journal_that_could_not_be_written_goes_on_without_half_a_line(tmp_pat
         study.tell(trial, 0.5)
     reopened = optuna.load_study(study_name=None, storage=study._storage)
     assert reopened.trials[0].intermediate_values == {1: 0.5} and reopened.trials[0].value == 0.5
+
+
+def test_what_is_written_together_is_read_as_if_it_had_been_written_one_by_one(tmp_path: Path) -> None:
+    """Entries of others before, between and after included; they wait for their turn."""
+
+    def other_study() -> optuna.Study:
+        return optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL))))
+
+    with locked(tmp_path):
+        study = open_study(tmp_path, CONFIG)
+        other = other_study()
+        for value in (0.1, 0.2, 0.3):
+            foreign = other.ask()
+            others_entry = threading.Thread(target=foreign.set_user_attr, args=("by", "another"))
+            with written_together(study):
+                before = (tmp_path / JOURNAL).read_bytes()
+                trial = study.ask()
+                CONFIG.search_space.suggest(trial)
+                trial.set_user_attr("shape", (1, 2))
+                others_entry.start()
+                trial.report(value, 1)
+                assert study.trials[trial.number].user_attrs == {"shape": [1, 2]}
+                assert (tmp_path / JOURNAL).read_bytes() == before
+            others_entry.join()
+            other.tell(foreign, 0.0)
+            study.tell(trial, value)
+        with pytest.raises(ValueError, match="interrupted"), written_together(study):
+            study.ask().report(0.4, 1)
+            raise ValueError("interrupted")
+    assert study.trials == other.trials == other_study().trials
+    assert [trial.value for trial in study.trials if trial.user_attrs.get("shape")] == [0.1, 0.2, 0.3]
+    assert sum(trial.user_attrs.get("by") == "another" for trial in study.trials) == 3
+    assert study.trials[-1].intermediate_values == {1: 0.4}
+
+
+def test_a_proposal_waits_for_its_journal_and_is_written_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    notices: list[str] = []
+    with locked(tmp_path / "run"):
+        study = open_study(tmp_path / "run", CONFIG, patience=60.0, notice=notices.append)
+        with written_together(study):
+            study.ask().report(0.5, 1)
+            (tmp_path / "run").rename(tmp_path / "away")
+            threading.Timer(1.0, (tmp_path / "away").rename, [tmp_path / "run"]).start()
+        assert len(notices) == 2 and "does not answer" in notices[0]
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "run" / JOURNAL)))
+    assert optuna.load_study(study_name=None, storage=storage).trials == study.trials
+    assert study.trials[0].intermediate_values == {1: 0.5}
 
 
 def test_an_empty_journal_in_a_bucket_is_refused_where_trials_have_directories(s3: Bucket, credentials: None) -> None:
