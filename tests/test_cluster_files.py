@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 PROJECT = Path(__file__).parents[1]
 AWS, SLURM = PROJECT / "configs" / "cluster" / "aws.yaml", PROJECT / "configs" / "cluster" / "slurm.sh"
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
-LONG = ["--config=configs/quick.yaml", "--set=data.image_size=48", "--set=search.max_multiply_adds=null"]
+LONG = ["--config=configs/quick.yaml", "--set=data.image_size=36", "--set=search.max_multiply_adds=null"]
 
 
 def trials_of(run: Path) -> list[FrozenTrial]:

@@ -763,7 +763,7 @@ def test_a_trial_whose_learning_rate_explodes_is_pruned_as_diverged(harmed: Ende
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_200_trials_with_workers_that_are_killed_all_the_time_lose_none(tmp_path: Path) -> None:
-    samples, kills = soak(tmp_path, num_trials=200, trials_between_kills=10)
+    samples, kills = soak(tmp_path, num_trials=200, trials_between_kills=15)
     check(tmp_path / "runs" / "run", 200)
     assert kills >= 10
     before, after = growth(samples, "open_files")

@@ -29,7 +29,7 @@ from training import TrialConfig, load_data, new_state, train
 from training.checkpoint import newest_checkpoint, read_meta
 
 INT, TERM, KILL, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP
-LONG = [*QUICK, "--set", "data.image_size=48", "--set", "search.max_multiply_adds=null"]  # epochs to be interrupted
+LONG = [*QUICK, "--set", "data.image_size=36", "--set", "search.max_multiply_adds=null"]  # epochs to be interrupted
 NOTHING_BEGUN = "Nothing was begun, and nothing was written: give the same command again."
 
 

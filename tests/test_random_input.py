@@ -146,22 +146,22 @@ def check_message(ending: Ending) -> None:
     assert all(len(line) <= LONGEST_LINE for line in lines if not line.startswith("run_search.py: "))  # argparse's
 
 
-def no_buckets() -> Any:
-    """Every URL leads nowhere."""
-    return patch("training.storage.FileSystem", Mock(from_uri=Mock(side_effect=OSError("no network in this test"))))
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
+    with contextlib.ExitStack() as replaced:
+        no_bucket = Mock(from_uri=Mock(side_effect=OSError("no network in this test")))
+        replaced.enter_context(patch("training.storage.FileSystem", no_bucket))
+        replaced.enter_context(patch("training.data.cifar_is_available", lambda _: False))
+        for training in ("search.tuner.run_search", "search.tuner.run_retraining", "search.dry_run.dry_run"):
+            replaced.enter_context(patch(training, reached_training))
+        yield
 
 
 def check_search(arguments: list[str], place: Path) -> Ending:
     """run_search.py reaches training with a config that can be read back, or ends with 2 and a message."""
-    with contextlib.ExitStack() as replaced:
-        replaced.enter_context(no_buckets())
-        replaced.enter_context(patch("training.data.cifar_is_available", lambda _: False))
-        for training in ("search.tuner.run_search", "search.tuner.run_retraining", "search.dry_run.dry_run"):
-            replaced.enter_context(patch(training, reached_training))
-        ending = end(run_search.main, arguments, place)
+    ending = end(run_search.main, arguments, place)
     if ending.config is not None:
-        assert parse_config(parse_yaml(ending.config.to_yaml()), {}) == ending.config
-        ending.config.to_yaml().encode()
+        assert parse_config(parse_yaml(ending.config.to_yaml().encode()), {}) == ending.config
     elif ending.code != 0 or not {"--help", "-h"} & set(arguments):
         check_message(ending)
     return ending
@@ -389,7 +389,12 @@ def dump(document: Any) -> str:
             return {key: plain(part) for key, part in value.items()}
         return [plain(part) for part in value] if isinstance(value, list) else value
 
-    text = yaml.dump(plain(document), sort_keys=False, allow_unicode=True, Dumper=yaml.SafeDumper)
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True}
+    try:
+        text = yaml.dump(plain(document), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), **options)
+    except UnicodeEncodeError:  # which libyaml's, ten times as fast, cannot write
+        placed.clear()
+        text = yaml.dump(plain(document), Dumper=yaml.SafeDumper, **options)
     for index, fragment in enumerate(placed):
         text = text.replace(f"'@{index}@'", fragment)
     return text
@@ -790,7 +795,6 @@ def check_analysis(arguments: list[str], place: Path, draws: bool = False) -> En
         return []
 
     with contextlib.ExitStack() as replaced:
-        replaced.enter_context(no_buckets())
         replaced.enter_context(patch("analysis.evaluation.load_data", only_digits(good_data)))
         replaced.enter_context(patch("analysis.predictions.load_test", only_digits(good_test)))
         replaced.enter_context(patch("analysis.__main__.export_model", lambda best, file: 1000))

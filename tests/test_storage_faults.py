@@ -22,7 +22,7 @@ from search.run_directory import JOURNAL, SearchError, check_journal, locked, op
 from search.run_storage import RECORD, Keeper, RunStorage
 from training.storage import Mirror, StorageError, patiently
 
-LONG = [*QUICK, "--set", "data.image_size=48", "--set", "search.max_multiply_adds=null", "--num-samples", "6"]
+LONG = [*QUICK, "--set", "data.image_size=36", "--set", "search.max_multiply_adds=null", "--num-samples", "6"]
 CONFIG = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
 
 
