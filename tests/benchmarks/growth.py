@@ -243,9 +243,9 @@ def main() -> None:
         for arm in options.arms:
             costs.append(measure(arm, sampler, int(trials)))
             print(f"{arm} {what}: {costs[-1]}", file=sys.stderr, flush=True)
+            if options.json:  # the last of them take a quarter of an hour
+                options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1))
     print(table(costs))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1))
 
 
 if __name__ == "__main__":
