@@ -687,13 +687,12 @@ def test_a_report_is_not_written_through_a_link(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c", "confirm"])
-def test_what_an_analysis_only_reads_may_be_a_link(name: str, stranger: Stranger) -> None:
-    if name == "confirm":
-        shutil.copytree(stranger.run, stranger.outside / name)
-    else:
+def test_what_an_analysis_only_reads_may_be_a_link(stranger: Stranger) -> None:
+    shutil.copytree(stranger.run, stranger.outside / "confirm")
+    for name in ("study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c"):
         shutil.move(stranger.run / name, stranger.outside / name)
-    link(stranger.run / name, stranger.outside / name)
+    for name in ("study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c", "confirm"):
+        link(stranger.run / name, stranger.outside / name)
     with untouched(stranger):
         assert analyse([str(stranger.run), "--device", "cpu"]) == 0
     assert (stranger.run / "report" / "index.html").is_file()

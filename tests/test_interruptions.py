@@ -88,7 +88,7 @@ class Driver:
         return code
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # checked at the end, as waiting takes a while
 def every_process_ends() -> Iterator[None]:
     """Ray's processes follow their drivers, however these ended; ones that were starting notice it a minute later."""
     yield
