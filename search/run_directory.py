@@ -140,10 +140,9 @@ class WaitingJournal(JournalFileBackend):
             finally:
                 try:
                     if self._unwritten:
-                        self._write(self._unwritten)
+                        end = self._write(self._unwritten)
                         if self._lines_in_file is not None:  # else the next reader would count all lines before them
-                            number = self._lines_in_file + len(self._unwritten)
-                            self._log_number_offset[number] = self.journal.stat().st_size
+                            self._log_number_offset[self._lines_in_file + len(self._unwritten)] = end
                 finally:
                     self._unwritten = self._lines_in_file = None
 
@@ -156,11 +155,12 @@ class WaitingJournal(JournalFileBackend):
             with suppress(RuntimeError):  # the directory went away, with the lock in it
                 self._lock.release()
 
-    def _write(self, logs: list[dict[str, Any]]) -> None:
+    def _write(self, logs: list[dict[str, Any]]) -> int:
+        """Append to the file; gives where it then ends."""
         content = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         before: list[int] = []
 
-        def write() -> None:
+        def write() -> int:
             size = self.journal.stat().st_size
             if not before:
                 before.append(size)
@@ -170,8 +170,9 @@ class WaitingJournal(JournalFileBackend):
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+                return file.tell()
 
-        patiently(write, self.patience, self.notice)
+        return patiently(write, self.patience, self.notice)
 
 
 def written_together(study: optuna.Study) -> AbstractContextManager[None]:
