@@ -54,9 +54,9 @@ def search(arguments: list[str] | None, started: float) -> int:
 
 def carry_out(plan: "Plan", is_dry: bool, console: "Console", started: float) -> int:
     """Search, or train again, or only say what a search would cost; gives the exit code."""
-    from search.cluster import starting_meanwhile
+    from search.local_ray import starting_meanwhile
 
-    with starting_meanwhile(plan.config.resources.address):
+    with starting_meanwhile(plan.config):
         from search.dry_run import dry_run
         from search.reporting import report_outcome, report_retraining
         from search.tuner import run_retraining, run_search

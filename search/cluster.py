@@ -1,4 +1,4 @@
-"""Ray on this machine or a cluster that it is part of: started or joined, looked over, and shared among trials."""
+"""Ray on this machine or a cluster that it is part of: joined, looked over, and shared among trials."""
 
 import contextlib
 import json
@@ -9,7 +9,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from search import local_ray
 from search.config import SearchConfig
-from search.interruption import handlers_kept, held_back
+from search.interruption import held_back
 from search.run_directory import SearchError
 from search.run_storage import RunStorage
 from training.storage import STORAGE_ERRORS, open_url
@@ -59,7 +59,7 @@ def workers(config: SearchConfig, data: "TrainData", storage: RunStorage | None,
 
     Raises SearchError.
     """
-    with ray_started(config.resources.address) as joined:
+    with ray_started(config) as joined:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         resources_of = [node["Resources"] for node in nodes]
         check_memory(data, resources_of)
@@ -75,83 +75,26 @@ def workers(config: SearchConfig, data: "TrainData", storage: RunStorage | None,
 
 
 @contextlib.contextmanager
-def ray_started(address: str | None) -> Iterator[bool]:
-    """Start Ray on this machine, or join the cluster at an address or RAY_ADDRESS; gives whether it was joined.
+def ray_started(config: SearchConfig) -> Iterator[bool]:
+    """Start Ray on this machine, or join the cluster at the config's address or RAY_ADDRESS; gives whether it was joined.
 
     Raises SearchError.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are reported by our own words
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if _is_local(address):
-        _take_over() if _starting else _start()
+    is_local = local_ray.is_local(config.resources.address)
+    if is_local:
+        local_ray.start(config)
     else:
-        _join(str(address))
+        _join(config.resources.address or os.environ["RAY_ADDRESS"])
     try:
-        yield not _is_local(address)
+        yield not is_local
     finally:
         with held_back():
             ray.shutdown()
 
 
-def _is_local(address: str | None) -> bool:
-    return address in (None, "local")
-
-
-def _start() -> None:
-    with held_back():
-        _init()
-
-
-def _init() -> None:
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    try:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (AuthenticationError, OSError, ValueError, RuntimeError) as error:
-        raise SearchError(f"Ray cannot be started on this machine: {error}") from error
-
-
-# Starting early
-
-
-@contextlib.contextmanager
-def starting_meanwhile(address: str | None) -> Iterator[None]:
-    """Start Ray on this machine while the block imports and loads what a search needs, both for seconds.
-
-    `ray_started` within it takes Ray over, and raises what went wrong. Where a cluster is joined, nothing happens.
-    """
-    global _starting
-    if not _is_local(address or os.environ.get("RAY_ADDRESS")):
-        yield
-        return
-    with ThreadPoolExecutor(1) as pool:
-        _starting = pool.submit(_start_in_thread)
-        try:
-            yield
-        finally:
-            started, _starting = _starting, None
-            if started is not None and started.exception() is None:
-                with held_back():
-                    ray.shutdown()
-
-
-_starting: Future[None] | None = None
-
-
-def _start_in_thread() -> None:
-    with handlers_kept():
-        _init()
-
-
-def _take_over() -> None:
-    """Wait for the start in the background. Raises SearchError; with any other error `starting_meanwhile` ends Ray."""
-    global _starting
-    assert _starting is not None
-    _starting.result()
-    _starting = None
-
-
 def _join(address: str) -> None:
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are reported by our own words
     if "://" in address:
         raise SearchError(
             f"--address: {address} is Ray Client, through which no search runs. Run this program on a node of the "

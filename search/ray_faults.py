@@ -14,6 +14,8 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 
+from search import local_ray
+
 
 class ActorManager(RayActorManager):
     """Takes every error that Ray raises for a worker, such as OutOfMemoryError, as that worker's death."""
@@ -35,6 +37,8 @@ class Controller(TuneController):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        if local_ray.is_started_here():
+            self._class_cache = local_ray.ActorClasses()
         self._told: Exception | None = None
         self._ended: dict[Any, None] = {}  # in the order of their ends
 

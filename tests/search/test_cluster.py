@@ -125,12 +125,12 @@ def test_an_address_where_nothing_answers_is_one_sentence_at_once(monkeypatch: p
         free.bind(("127.0.0.1", 0))  # and does not listen
         with (
             pytest.raises(SearchError, match=r"no Ray cluster answers at 127\.0\.0\.1:"),
-            ray_started(f"127.0.0.1:{free.getsockname()[1]}"),
+            ray_started(config_with(address=f"127.0.0.1:{free.getsockname()[1]}")),
         ):
             pass
     with (
         pytest.raises(SearchError, match="is Ray Client, through which no search runs"),
-        ray_started("ray://head:10001"),
+        ray_started(config_with(address="ray://head:10001")),
     ):
         pass
 
