@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Search for a good convolutional network: `python run_search.py --num-samples 50`; `--help` explains the rest."""
 
+import gc
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -57,10 +58,13 @@ def carry_out(plan: "Plan", is_dry: bool, console: "Console", started: float) ->
     from search.local_ray import starting_meanwhile
 
     with starting_meanwhile(plan.config):
+        gc.disable()  # which would look through a million new objects again and again
         from search.dry_run import dry_run
         from search.reporting import report_outcome, report_retraining
         from search.tuner import run_retraining, run_search
 
+        gc.enable()
+        gc.freeze()
         if is_dry:
             dry_run(plan.config, console, started)
             return 0

@@ -76,9 +76,9 @@ def workers(config: SearchConfig, data: "TrainData", storage: RunStorage | None,
 
 @contextlib.contextmanager
 def ray_started(config: SearchConfig) -> Iterator[bool]:
-    """Start Ray on this machine, or join the cluster at the config's address or RAY_ADDRESS; gives whether it was joined.
+    """Start Ray on this machine, or join the cluster at the config's address or RAY_ADDRESS.
 
-    Raises SearchError.
+    Gives whether a cluster was joined. Raises SearchError.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     is_local = local_ray.is_local(config.resources.address)
