@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.exceptions import AuthenticationError
 
 from search.config import SearchConfig
@@ -119,6 +120,12 @@ def _init(config: SearchConfig) -> None:
 def fills_all_cores(config: SearchConfig) -> bool:
     """Whether each core will train a trial: Ray starts a worker for every core ahead of time, or none."""
     resources = config.resources
+    on_gpu = bool(resources.gpus_per_trial) or (resources.gpus_per_trial is None and count_gpus() > 0)
     bounds = [bound for bound in (config.search.num_samples, resources.max_concurrent) if bound is not None]
     cores = os.cpu_count() or 1
-    return resources.cpus_per_trial == 1 and not resources.gpus_per_trial and min(bounds, default=cores) >= cores
+    return resources.cpus_per_trial == 1 and not on_gpu and min(bounds, default=cores) >= cores
+
+
+def count_gpus() -> int:
+    """Of this machine, as Ray finds them."""
+    return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())

@@ -52,23 +52,25 @@ def config_with(num_samples: int | None, **resources: Any) -> SearchConfig:
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "resources", "expected"),
+    ("num_samples", "resources", "gpus", "expected"),
     [
-        (4, {}, True),
-        (3, {}, False),
-        (None, {}, True),
-        (50, {"cpus_per_trial": 2}, False),
-        (50, {"cpus_per_trial": 0.5}, False),
-        (50, {"max_concurrent": 3}, False),
-        (50, {"max_concurrent": 4}, True),
-        (50, {"gpus_per_trial": 0.25}, False),
-        (50, {"gpus_per_trial": 0}, True),
+        (4, {}, 0, True),
+        (3, {}, 0, False),
+        (None, {}, 0, True),
+        (50, {"cpus_per_trial": 2}, 0, False),
+        (50, {"cpus_per_trial": 0.5}, 0, False),
+        (50, {"max_concurrent": 3}, 0, False),
+        (50, {"max_concurrent": 4}, 0, True),
+        (50, {}, 1, False),
+        (50, {"gpus_per_trial": 0.25}, 1, False),
+        (50, {"gpus_per_trial": 0}, 1, True),
     ],
 )
 def test_workers_are_started_ahead_only_where_every_core_trains_a_trial(
-    monkeypatch: pytest.MonkeyPatch, num_samples: int | None, resources: dict[str, Any], expected: bool
+    monkeypatch: pytest.MonkeyPatch, num_samples: int | None, resources: dict[str, Any], gpus: int, expected: bool
 ) -> None:
     monkeypatch.setattr(local_ray.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(local_ray, "count_gpus", lambda: gpus)
     assert local_ray.fills_all_cores(config_with(num_samples, **resources)) is expected
 
 
