@@ -83,7 +83,7 @@ def ray_started(config: SearchConfig) -> Iterator[bool]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     is_local = local_ray.is_local(config.resources.address)
     if is_local:
-        local_ray.start(config)
+        local_ray.start(config.resources, config.search.num_samples)
     else:
         _join(config.resources.address or os.environ["RAY_ADDRESS"])
     try:

@@ -9,22 +9,26 @@ import contextlib
 import functools
 import logging
 import os
+import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.exceptions import AuthenticationError
 
-from search.config import SearchConfig
+from search.config import ResourcesConfig
 from search.interruption import handlers_kept, held_back
 from search.run_directory import SearchError
 
 
 class LeanNode(ray._private.node.Node):
     """Ray's processes of a machine without three that only a dashboard, an autoscaler and a console would need."""
+
+    def __init__(self, *arguments: Any, resources: ResourcesConfig, num_trials: int | None, **options: Any) -> None:
+        self.trials = resources, num_trials
+        super().__init__(*arguments, **options)
 
     def start_api_server(self, **options: Any) -> None:
         pass
@@ -34,6 +38,34 @@ class LeanNode(ray._private.node.Node):
 
     def start_log_monitor(self) -> None:
         pass
+
+    def start_raylet(self, *arguments: Any, **options: Any) -> None:
+        found = self.get_resource_and_label_spec()
+        ahead = fill_all_cores(*self.trials, found.num_cpus, found.num_gpus)
+        with environment(RAY_prestart_worker_first_driver=str(int(ahead))):
+            super().start_raylet(*arguments, **options)
+
+
+def fill_all_cores(resources: ResourcesConfig, num_trials: int | None, num_cpus: float, num_gpus: float) -> bool:
+    """Whether each core will train a trial: Ray starts a worker for every core ahead of time, or none.
+
+    `num_trials`: that will train at most; None: there is no bound.
+    """
+    on_gpu = num_gpus > 0 if resources.gpus_per_trial is None else resources.gpus_per_trial > 0
+    bounds = [bound for bound in (num_trials, resources.max_concurrent) if bound is not None]
+    return resources.cpus_per_trial == 1 and not on_gpu and min(bounds, default=num_cpus) >= num_cpus
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables that this process has inside, unless the user has given them, and not afterwards."""
+    added = variables.keys() - os.environ.keys()
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 class ActorClasses:
@@ -47,7 +79,7 @@ class ActorClasses:
 
 
 def is_local(address: str | None) -> bool:
-    """Whether an address asks for Ray on this machine alone; None is RAY_ADDRESS."""
+    """Whether an address asks for Ray on this machine alone; without one RAY_ADDRESS decides."""
     return (address or os.environ.get("RAY_ADDRESS")) in (None, "", "local")
 
 
@@ -57,17 +89,18 @@ def is_started_here() -> bool:
 
 
 @contextlib.contextmanager
-def starting_meanwhile(config: SearchConfig) -> Iterator[None]:
+def starting_meanwhile(resources: ResourcesConfig, num_trials: int | None) -> Iterator[None]:
     """Start Ray on this machine while the block imports and loads what a search needs, both for seconds.
 
     `start` within it takes Ray over, and raises what went wrong. Where a cluster is joined, nothing happens.
+    `num_trials`: that will train at most; None: there is no bound.
     """
     global _starting
-    if not is_local(config.resources.address):
+    if not is_local(resources.address):
         yield
         return
     with ThreadPoolExecutor(1) as pool:
-        _starting = pool.submit(_start_in_thread, config)
+        _starting = pool.submit(_start_in_thread, resources, num_trials)
         try:
             yield
         finally:
@@ -80,7 +113,7 @@ def starting_meanwhile(config: SearchConfig) -> Iterator[None]:
 _starting: Future[None] | None = None
 
 
-def start(config: SearchConfig) -> None:
+def start(resources: ResourcesConfig, num_trials: int | None) -> None:
     """Start Ray, or wait for the start in the background. Raises SearchError.
 
     With any other error `starting_meanwhile` ends Ray.
@@ -91,41 +124,43 @@ def start(config: SearchConfig) -> None:
         _starting = None
         return
     with held_back():
-        _init(config)
+        _init(resources, num_trials)
 
 
-def _start_in_thread(config: SearchConfig) -> None:
+def _start_in_thread(resources: ResourcesConfig, num_trials: int | None) -> None:
     with handlers_kept():
-        _init(config)
+        _init(resources, num_trials)
 
 
-def _init(config: SearchConfig) -> None:
+def _init(resources: ResourcesConfig, num_trials: int | None) -> None:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    code = str(Path(__file__).parents[1])  # before a trial comes, workers do not know where this program found it
-    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", code)]
-    environment = {
-        "PYTHONPATH": os.pathsep.join([code, *others]),
-        "RAY_prestart_worker_first_driver": str(int(fills_all_cores(config))),
-        "RAY_preload_python_modules": "search.worker",
-        "RAY_idle_worker_killing_time_threshold_ms": "60000",  # the command imports for longer than Ray's one second
-    }
-    os.environ.update(environment)
-    ray._private.node.Node = LeanNode
+    ray_node = ray._private.node.Node
+    ray._private.node.Node = functools.partial(LeanNode, resources=resources, num_trials=num_trials)
+    for_workers = environment(
+        RAY_preload_python_modules="search.worker",
+        RAY_idle_worker_killing_time_threshold_ms="3600000",  # Ray's one second is less than imports and data take
+    )
     try:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        with for_workers, _importable():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
     except (AuthenticationError, OSError, ValueError, RuntimeError) as error:
         raise SearchError(f"Ray cannot be started on this machine: {error}") from error
+    finally:
+        ray._private.node.Node = ray_node
 
 
-def fills_all_cores(config: SearchConfig) -> bool:
-    """Whether each core will train a trial: Ray starts a worker for every core ahead of time, or none."""
-    resources = config.resources
-    on_gpu = bool(resources.gpus_per_trial) or (resources.gpus_per_trial is None and count_gpus() > 0)
-    bounds = [bound for bound in (config.search.num_samples, resources.max_concurrent) if bound is not None]
-    cores = os.cpu_count() or 1
-    return resources.cpus_per_trial == 1 and not on_gpu and min(bounds, default=cores) >= cores
-
-
-def count_gpus() -> int:
-    """Of this machine, as Ray finds them."""
-    return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
+@contextlib.contextmanager
+def _importable() -> Iterator[None]:
+    """Where this program lies, for workers that have no trial yet: only with one would Ray tell them."""
+    code, before = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
+    if code == sysconfig.get_path("purelib"):
+        yield
+        return
+    os.environ["PYTHONPATH"] = code if not before else os.pathsep.join([code, before])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

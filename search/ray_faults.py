@@ -32,7 +32,8 @@ REMEMBERED = 50  # of the trials that have ended, the last ones: Ray may still t
 class Controller(TuneController):
     """Counts the death of a worker once, where Ray tells of it as the actor's failure and as its task's.
 
-    Forgets trials some time after they have ended, and writes no snapshots of them: the study has them.
+    Forgets trials some time after they have ended, and writes no snapshots of them: the study has them. Uses workers
+    that were started ahead of time.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

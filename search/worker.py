@@ -1,4 +1,4 @@
-"""What Ray's workers import before a trial comes; without collecting garbage, a fifth of the time that it takes."""
+"""What Ray's workers import before a trial comes; without garbage collection, which would be a fifth of the time."""
 
 import gc
 

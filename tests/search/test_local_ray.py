@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from search import local_ray
-from search.config import SearchConfig, parse_config
+from search.config import ResourcesConfig
 
 PROGRAM = """
     import contextlib, json, os, sys, time
@@ -19,40 +19,37 @@ PROGRAM = """
     import ray
     from ray import tune
     from search import local_ray
-    from search.config import parse_config
+    from search.config import ResourcesConfig
     from search.ray_faults import mend_ray
 
     def trainable(params):
         tune.report({"pid": os.getpid(), "has_imported": "torch" in sys.modules})
 
     def main():
-        cores = os.cpu_count()
-        local_ray.start(parse_config({"search": {"num_samples": cores}}, {}))
+        local_ray.start(ResourcesConfig(gpus_per_trial=0), None)
+        assert not {name for name in os.environ if name.startswith("RAY_p")} and "PYTHONPATH" not in os.environ
+        num_trials = min(4, int(ray.cluster_resources()["CPU"]))
         time.sleep(3)  # longer than Ray leaves idle workers alone
         there = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
         mend_ray()
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cores)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_trials)
         storage = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
-        tuner = tune.Tuner(trainable, tune_config=tune.TuneConfig(num_samples=cores), run_config=storage)
+        tuner = tune.Tuner(trainable, tune_config=tune.TuneConfig(num_samples=num_trials), run_config=storage)
         results = [result.metrics for result in tuner.fit()]
-        session = ray._private.worker._global_node.get_session_dir_path().encode()
+        session = ray._private.worker._global_node.get_session_dir_path()
         mine = []
         for place in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                mine += [command.decode() for command in [place.read_bytes()] if session in command]
+                command = place.read_bytes().decode()
+                mine += [command] if session in command else []
         print(json.dumps({"there": there, "results": results, "processes": mine}))
 
     main()
 """
 
 
-def config_with(num_samples: int | None, **resources: Any) -> SearchConfig:
-    search = {"num_samples": num_samples} | ({"time_budget": "1h"} if num_samples is None else {})
-    return parse_config({"search": search, "resources": resources}, {})
-
-
 @pytest.mark.parametrize(
-    ("num_samples", "resources", "gpus", "expected"),
+    ("num_trials", "resources", "num_gpus", "expected"),
     [
         (4, {}, 0, True),
         (3, {}, 0, False),
@@ -67,11 +64,19 @@ def config_with(num_samples: int | None, **resources: Any) -> SearchConfig:
     ],
 )
 def test_workers_are_started_ahead_only_where_every_core_trains_a_trial(
-    monkeypatch: pytest.MonkeyPatch, num_samples: int | None, resources: dict[str, Any], gpus: int, expected: bool
+    num_trials: int | None, resources: dict[str, Any], num_gpus: int, expected: bool
 ) -> None:
-    monkeypatch.setattr(local_ray.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(local_ray, "count_gpus", lambda: gpus)
-    assert local_ray.fills_all_cores(config_with(num_samples, **resources)) is expected
+    assert local_ray.fill_all_cores(ResourcesConfig(**resources), num_trials, 4.0, num_gpus) is expected
+
+
+def test_the_environment_is_as_before_and_the_user_s_words_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_mine", "1")
+    monkeypatch.delenv("RAY_ours", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(KeyError), local_ray.environment(RAY_mine="2", RAY_ours="3"):
+        assert os.environ == {**before, "RAY_ours": "3"}
+        raise KeyError
+    assert os.environ == before
 
 
 @pytest.mark.parametrize(
@@ -99,9 +104,10 @@ def test_an_address_comes_before_the_variable(
 
 def test_each_trial_gets_a_worker_that_was_ready_before_it_came(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "RAY_p"))}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["results"]) == os.cpu_count()
+    assert found["results"]
     for result in found["results"]:
         assert result["pid"] in found["there"]
         assert result["has_imported"]
