@@ -130,10 +130,12 @@ def run_trials(
     """Train a searcher's trials, those that an earlier command left unfinished first, and settle the study."""
     searcher.pending = list(unfinished_trials(searcher, storage))
     searcher.slots = share.slots
-    with keeper.watching(give_up=interruption.end_tune):
-        interrupted = fit(searcher, data, storage, share.resources, console)
-    if keeper.lost is not None:
-        raise StorageError(keeper.lost)
+    try:
+        with keeper.watching(give_up=interruption.end_tune):
+            interrupted = fit(searcher, data, storage, share.resources, console)
+    finally:
+        if keeper.lost is not None:  # also where Ray has words of its own for it
+            raise StorageError(keeper.lost)
     if not interrupted:
         settle(searcher)
     trials = searcher.study.get_trials(deepcopy=False)

@@ -254,7 +254,7 @@ def test_a_search_in_a_bucket_survives_its_driver_a_while_without_the_bucket_and
     text = "".join(said)
     assert "Traceback" not in text, text
     assert "does not answer" in text[: text.index("answers again")]
-    assert "error: storage does not answer, also after 25 s" in text and "--resume 's3://" in text
+    assert "error: storage does not answer, also after 25 s" in text and "--resume 's3://" in text, text
     keep_what_is_saved()
 
     text = "".join(lines_of(resume, 0))
