@@ -133,9 +133,11 @@ def run_trials(
     try:
         with keeper.watching(give_up=interruption.end_tune):
             interrupted = fit(searcher, data, storage, share.resources, console)
-    finally:
-        if keeper.lost is not None:  # also where Ray has words of its own for it
-            raise StorageError(keeper.lost)
+    except Exception:
+        if keeper.lost is None:
+            raise
+    if keeper.lost is not None:  # also where Ray has words of its own for it
+        raise StorageError(keeper.lost)
     if not interrupted:
         settle(searcher)
     trials = searcher.study.get_trials(deepcopy=False)
