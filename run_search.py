@@ -33,7 +33,7 @@ def search(arguments: list[str] | None, started: float) -> int:
     from rich.console import Console
 
     from search.command_line import Plan, parse, plan_search, resume_command
-    from search.run_directory import SearchError
+    from search.record.run_directory import SearchError
     from training.config import ConfigError, DataError, printable
 
     options = parse(arguments)
@@ -69,13 +69,13 @@ def garbage_left() -> Iterator[None]:
 
 def carry_out(plan: "Plan", is_dry: bool, console: "Console", started: float) -> int:
     """Search, or train again, or only say what a search would cost; gives the exit code."""
-    from search.local_ray import starting_meanwhile
+    from search.workers.local_ray import starting_meanwhile
 
     with starting_meanwhile(plan.config.resources, plan.num_trials):
         with garbage_left():
             from search.dry_run import dry_run
-            from search.reporting import report_outcome, report_retraining
-            from search.tuner import run_retraining, run_search
+            from search.screen.ending import report_outcome, report_retraining
+            from search.workers.tuner import run_retraining, run_search
 
         if is_dry:
             dry_run(plan.config, console, started)

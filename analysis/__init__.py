@@ -1,7 +1,18 @@
-"""A run directory -> numbers and pictures. Knows training, optuna, pandas, matplotlib; not ray, not search."""
+"""A run directory -> numbers and pictures. Never imports Ray."""
 
-from analysis.results import AnalysisError as AnalysisError
-from analysis.results import BestTrial as BestTrial
-from analysis.results import SearchResults as SearchResults
-from analysis.results import load_search as load_search
-from analysis.results import newest_run as newest_run
+from training.names import looked_up, still_importable
+
+__getattr__ = looked_up(
+    __name__,
+    {"reading.results": ("AnalysisError", "BestTrial", "SearchResults", "load_search", "newest_run")},
+)
+still_importable(
+    {
+        "analysis.metrics": "analysis.evaluating.metrics",
+        "analysis.network_figures": "analysis.figures",
+        "analysis.prediction_figures": "analysis.figures",
+        "analysis.search_figures": "analysis.figures",
+        "analysis.space_figures": "analysis.figures",
+        "analysis.style": "analysis.figures.style",
+    }
+)

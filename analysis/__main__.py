@@ -16,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import text
-from analysis.audit import advice, audit_sentences
-from analysis.confirmation import confirmation_sentences
-from analysis.deploy import BestModel, check_export_file, classify, export_model, load_best, loading_code
-from analysis.evaluation import EvaluatedTrial, Evaluation, pick_device
+from analysis.evaluating.deploy import BestModel, check_export_file, classify, export_model, load_best, loading_code
+from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, pick_device
+from analysis.findings.audit import advice, audit_sentences
+from analysis.findings.confirmation import confirmation_sentences
+from analysis.findings.verdict import cost, distinct, gain, reproduction
+from analysis.reading.results import AnalysisError, SearchResults, load_search, newest_run
 from analysis.report import Analysis, analyse, write_report
-from analysis.results import AnalysisError, SearchResults, load_search, newest_run
-from analysis.verdict import cost, distinct, gain, reproduction
 from training.config import parse_flags
 from training.data import DataError
 

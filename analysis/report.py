@@ -19,9 +19,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import text
-from analysis.audit import Audit, advice, audit_json, audit_pictures, audit_rows, audit_sentences, load_audit
-from analysis.checks import checks
-from analysis.confirmation import (
+from analysis.evaluating.evaluation import Evaluation, evaluate_search, pick_device, report_directory
+from analysis.evaluating.test_split import opener
+from analysis.figures.network_figures import layer_table, network_pictures
+from analysis.figures.prediction_figures import prediction_pictures, training_batch_picture
+from analysis.figures.search_figures import search_pictures
+from analysis.figures.space_figures import space_pictures
+from analysis.figures.style import Picture, save_png, to_svg
+from analysis.findings.audit import Audit, advice, audit_json, audit_pictures, audit_rows, audit_sentences, load_audit
+from analysis.findings.checks import checks
+from analysis.findings.confirmation import (
     Confirmation,
     confirmation_json,
     confirmation_pictures,
@@ -30,17 +37,10 @@ from analysis.confirmation import (
     evaluate_confirmation,
     load_confirmation,
 )
-from analysis.evaluation import Evaluation, evaluate_search, pick_device, report_directory
-from analysis.event_files import write_evaluation
-from analysis.network_figures import layer_table, network_pictures
-from analysis.prediction_figures import prediction_pictures, training_batch_picture
-from analysis.predictions import opener
-from analysis.results import AnalysisError, SearchResults
-from analysis.search_figures import search_pictures
-from analysis.space_figures import space_pictures
-from analysis.style import Picture, save_png, to_svg
-from analysis.tables import hyperparameters
-from analysis.verdict import verdict
+from analysis.findings.verdict import verdict
+from analysis.reading.results import AnalysisError, SearchResults
+from analysis.reading.tables import hyperparameters
+from analysis.tensorboard import write_evaluation
 from training.checkpoint import read_meta
 
 LEADERBOARD = 10

@@ -15,14 +15,14 @@ from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
 from search.interruption import NOTHING_BEGUN
-from search.run_directory import CONFIG, KINDS, Kind, SearchError, open_run, refuse_links
-from search.run_storage import RunStorage
-from search.warm_start import check_earlier
+from search.propose.warm_start import check_earlier
+from search.record.run_directory import CONFIG, KINDS, Kind, SearchError, open_run, refuse_links
+from search.record.run_storage import RunStorage
+from search.record.storage import child_url, is_url, parent_url
 from training.config import ConfigError, parse_flags, parse_yaml, printable, validate
-from training.storage import child_url, is_url, parent_url
 
 if TYPE_CHECKING:  # else Ray and torch would be imported, which take seconds, before anything is checked
-    from search.retraining import Retraining
+    from search.workers.retraining import Retraining
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RUNS_DIR = "runs"
@@ -244,7 +244,7 @@ def _misplaced(options: argparse.Namespace) -> list[str]:
 
 
 def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
-    from search.retraining import plan_audit, plan_confirmation
+    from search.workers.retraining import plan_audit, plan_confirmation
 
     kind = _kind(options)
     assert kind is not None

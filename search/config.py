@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from search.record.storage import STORAGE_ERRORS, is_url, open_url
 from search.space import Scalar, SearchSpace, SpaceEntry, differences
 from training.config import (
     ConfigError,
@@ -28,7 +29,6 @@ from training.config import (
 )
 from training.costs import count_costs
 from training.geometry import InfeasibleError
-from training.storage import STORAGE_ERRORS, is_url, open_url
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 # What --resume may change: the budget, and where and on what the search runs.

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.cluster import workers
 from search.config import SearchConfig, check_defaults
 from search.estimate import (
     Measurement,
@@ -25,11 +24,12 @@ from search.estimate import (
     expected_epochs,
     expected_seconds,
 )
-from search.networks import feasible_networks
-from search.progress import describe_params
-from search.run_directory import SearchError
+from search.propose.random_networks import feasible_networks
+from search.record.run_directory import SearchError
+from search.screen.progress import describe_params
 from search.space import describe
-from search.trainable import use_resources
+from search.workers.cluster import workers
+from search.workers.trainable import use_resources
 from training.checkpoint import checkpoint_bytes
 from training.config import TrialConfig
 from training.costs import count_costs, network_costs

@@ -10,8 +10,8 @@ import numpy as np
 from ray.tune.schedulers import TrialScheduler
 
 from search.config import SearchConfig
-from search.searcher import METRIC, TIME_ATTR, NumberedASHA
-from search.tuner import CHECKPOINTS_KEPT, SHUTDOWN_SECONDS
+from search.workers.bridge import METRIC, TIME_ATTR, NumberedASHA
+from search.workers.tuner import CHECKPOINTS_KEPT, SHUTDOWN_SECONDS
 
 # A search lies between one that learns nothing, in which ASHA meets its trials in random order, and one in which every
 # trial trains all epochs: the better the sampler's proposals become, the fewer of them ASHA stops.

@@ -19,5 +19,5 @@ settings.load_profile("default")
 @pytest.fixture(scope="session", autouse=True)
 def ray_starts_only_when_it_is_used() -> Iterator[None]:
     """Tests that call main() in their own process end before that; those that run programs leave it as it is."""
-    with mock.patch("search.local_ray.starting_meanwhile", lambda *_: contextlib.nullcontext()):
+    with mock.patch("search.workers.local_ray.starting_meanwhile", lambda *_: contextlib.nullcontext()):
         yield

@@ -20,11 +20,11 @@ from pathlib import Path
 sys.path.insert(0, {str(PROJECT)!r})
 import ray
 import run_search
-import search.tuner
-from search.trainable import trainable
+import search.workers.tuner
+from search.workers.trainable import trainable
 
 notes, photos = Path("notes").resolve(), Path("photos").resolve()
-load_data = search.tuner.load_data
+load_data = search.workers.tuner.load_data
 
 def load_and_remove(config):
     data = load_data(config)
@@ -40,7 +40,7 @@ def note_node(params, data):
         time.sleep(0.1)
     trainable(params, data)
 
-search.tuner.load_data, search.tuner.trainable = load_and_remove, note_node
+search.workers.tuner.load_data, search.workers.tuner.trainable = load_and_remove, note_node
 sys.exit(run_search.main(sys.argv[1:]))
 """
 

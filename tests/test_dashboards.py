@@ -24,14 +24,14 @@ from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from analysis.event_files import write_evaluation
-from analysis.style import Picture, drawing, save_png
+from analysis.figures.style import Picture, drawing, save_png
+from analysis.tensorboard import write_evaluation
 from search.config import SearchConfig, parse_config
-from search.progress import CURVES, Progress, trial_directory
-from search.run_directory import locked, open_study
-from search.run_storage import RunStorage
-from search.searcher import StudySearcher, end_trial
-from search.tuner import unfinished_trials
+from search.record.run_directory import locked, open_study
+from search.record.run_storage import RunStorage
+from search.screen.progress import CURVES, Progress, trial_directory
+from search.workers.bridge import StudySearcher, end_trial
+from search.workers.tuner import unfinished_trials
 
 PROJECT = Path(__file__).parents[1]
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to this machine

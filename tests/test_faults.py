@@ -40,10 +40,10 @@ from ray import tune
 from soak import check, growth, soak
 
 import run_search
-import search.tuner
+import search.workers.tuner
 import training.loop
 from search.config import SearchConfig, load_config
-from search.run_directory import (
+from search.record.run_directory import (
     CONFIG,
     ENVIRONMENT,
     JOURNAL,
@@ -53,11 +53,11 @@ from search.run_directory import (
     open_study,
     record_environment,
 )
-from search.trainable import starting_state
+from search.record.storage import StorageError, open_url
+from search.workers.trainable import starting_state
 from training import TrialConfig, load_data, new_state, save_checkpoint, train
 from training.data import TrainData
 from training.model import ConvNet
-from training.storage import StorageError, open_url
 
 PROJECT = Path(__file__).parents[1]
 PRELUDE = """
@@ -66,11 +66,11 @@ from pathlib import Path
 from unittest import mock
 
 import pyarrow.fs, torch
-import run_search, search.tuner, training.loop
+import run_search, search.workers.tuner, training.loop
 from training import TrialConfig
 from ray.train._internal.session import _TrainSession
 
-real, PLACE = search.tuner.trainable, Path({place!r})
+real, PLACE = search.workers.tuner.trainable, Path({place!r})
 
 def once(event):
     try:
@@ -96,7 +96,7 @@ def checkpoints(number):
 """
 EPILOGUE = """
 if __name__ == "__main__":
-    search.tuner.trainable = trainable
+    search.workers.tuner.trainable = trainable
     sys.exit(run_search.main(sys.argv[1:]))
 """
 QUICK_CONFIG = PROJECT / "configs" / "quick.yaml"

@@ -34,9 +34,9 @@ from analysis import load_search
 from analysis.__main__ import main as analyse
 from analysis.report import analyse as analyse_results
 from search.config import SearchConfig, parse_config
-from search.run_directory import SearchError
-from search.searcher import trial_seed
-from search.warm_start import warm_start
+from search.propose.warm_start import warm_start
+from search.record.run_directory import SearchError
+from search.workers.bridge import trial_seed
 from training import load_data, load_model, load_state, new_state, save_checkpoint, train
 from training.checkpoint import CheckpointError, read_meta
 from training.config import DataConfig
@@ -707,7 +707,7 @@ def test_a_dangling_journal_is_no_run(stranger: Stranger, capsys: pytest.Capture
 
 def test_unfinished_files_are_not_written_through_a_link_that_lay_in_wait(stranger: Stranger) -> None:
     """Their names can be guessed: they hold a process id."""
-    from search.run_directory import write_atomically
+    from search.record.run_directory import write_atomically
 
     precious = stranger.outside / "precious.txt"
     (stranger.run / f".search.yaml.{os.getpid()}").symlink_to(precious)

@@ -31,8 +31,8 @@ import analysis.__main__
 import run_search
 import search.command_line
 import search.dry_run
-import search.tuner  # noqa: F401, here and not by the first example
-from analysis.style import Picture
+import search.workers.tuner  # noqa: F401, here and not by the first example
+from analysis.figures.style import Picture
 from search.config import SearchConfig, parse_config
 from training import load_data, load_test, new_state, save_checkpoint, train
 from training.config import DataConfig, TrialConfig, config_paths, parse_yaml
@@ -150,9 +150,13 @@ def check_message(ending: Ending) -> None:
 def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
     with contextlib.ExitStack() as replaced:
         no_bucket = Mock(from_uri=Mock(side_effect=OSError("no network in this test")))
-        replaced.enter_context(patch("training.storage.FileSystem", no_bucket))
+        replaced.enter_context(patch("search.record.storage.FileSystem", no_bucket))
         replaced.enter_context(patch("training.data.cifar_is_available", lambda _: False))
-        for training in ("search.tuner.run_search", "search.tuner.run_retraining", "search.dry_run.dry_run"):
+        for training in (
+            "search.workers.tuner.run_search",
+            "search.workers.tuner.run_retraining",
+            "search.dry_run.dry_run",
+        ):
             replaced.enter_context(patch(training, reached_training))
         yield
 
@@ -795,8 +799,8 @@ def check_analysis(arguments: list[str], place: Path, draws: bool = False) -> En
         return []
 
     with contextlib.ExitStack() as replaced:
-        replaced.enter_context(patch("analysis.evaluation.load_data", only_digits(good_data)))
-        replaced.enter_context(patch("analysis.predictions.load_test", only_digits(good_test)))
+        replaced.enter_context(patch("analysis.evaluating.evaluation.load_data", only_digits(good_data)))
+        replaced.enter_context(patch("analysis.evaluating.test_split.load_test", only_digits(good_test)))
         replaced.enter_context(patch("analysis.__main__.export_model", lambda best, file: 1000))
         replaced.enter_context(patch("analysis.report.drawn", undrawn))
         for name in PICTURES if not draws else ():

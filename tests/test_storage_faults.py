@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from searches import QUICK, RUN_SEARCH, check_record, metas, run, start, trials_of, wait_for_epochs
 
 from search.config import parse_config
-from search.run_directory import JOURNAL, SearchError, check_journal, locked, open_study, written_together
-from search.run_storage import RECORD, Keeper, RunStorage
-from training.storage import Mirror, StorageError, patiently
+from search.record.run_directory import JOURNAL, SearchError, check_journal, locked, open_study, written_together
+from search.record.run_storage import RECORD, Keeper, RunStorage
+from search.record.storage import Mirror, StorageError, patiently
 
 LONG = [*QUICK, "--set", "data.image_size=36", "--set", "search.max_multiply_adds=null", "--num-samples", "6"]
 CONFIG = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})

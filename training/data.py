@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training.config import DataConfig, DataError
-from training.storage import new_file
+from training.files import new_file
 
 CIFAR = ("cifar10", "cifar100")
 CIFAR10_CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

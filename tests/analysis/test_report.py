@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 
 from analysis import load_search
 from analysis.__main__ import main
-from analysis.evaluation import EvaluatedTrial, Evaluation, TrainingBatch
-from analysis.predictions import Predictions
+from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, TrainingBatch
+from analysis.evaluating.test_split import Predictions
 from analysis.report import Analysis, write_report
 
 SCRIPT = "<script>alert(1)</script>"
@@ -121,7 +121,7 @@ def test_nothing_hostile_becomes_markup(make_run, trained, capsys):
 
 def test_hostile_class_names_in_the_tables(tmp_path, make_run, trained, capsys, monkeypatch):
     """The same with data that do have these classes, so that every figure is drawn."""
-    from analysis import predictions
+    from analysis.evaluating import test_split as predictions
     from training.data import ImageSet, load_test
 
     names = (SCRIPT, "[bold]x[/bold]", "$x_{$", *"3456789")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import load_search
-from analysis.results import SearchResults
+from analysis.reading.results import SearchResults
 
 FIELDS = ("epoch", "train_loss", "val_loss", "val_accuracy", "epoch_seconds")
 DECIMALS = 6

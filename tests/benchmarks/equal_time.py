@@ -35,10 +35,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.style import INK, drawing, grid, save_png, styled
+from analysis.figures.style import INK, drawing, grid, save_png, styled
 from search.command_line import parse, plan_search
 from search.config import SearchConfig
-from search.run_directory import SearchError
+from search.record.run_directory import SearchError
 from training import load_model, load_test
 from training.checkpoint import CheckpointError, read_meta
 from training.config import ConfigError

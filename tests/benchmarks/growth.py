@@ -90,7 +90,7 @@ def resident_mib() -> float:
 def run_ours(place: Path, sampler: str, trials: int) -> Meter:
     """run_search.py with a trainable that returns at once; measured is what its Tuner does."""
     import run_search
-    import search.tuner
+    import search.workers.tuner
     from training.loop import EpochResult
 
     def returns_at_once(params: dict[str, Any], data: Any) -> None:
@@ -102,13 +102,13 @@ def run_ours(place: Path, sampler: str, trials: int) -> Meter:
         finished_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         tune.report(asdict(EpochResult(1, 1.0, value, 1.0, value, learning_rate, 0.1, 100.0, finished_at)))
 
-    fit, meter = search.tuner.fit, Meter()
+    fit, meter = search.workers.tuner.fit, Meter()
 
     def measured_fit(*arguments: Any) -> bool:
         with meter:
             return fit(*arguments)
 
-    search.tuner.trainable, search.tuner.fit = returns_at_once, measured_fit
+    search.workers.tuner.trainable, search.workers.tuner.fit = returns_at_once, measured_fit
     flags = ["--config", str(write_config(place)), "--sampler", sampler, "--name", "run"]
     flags += ["--num-samples", str(trials), "--max-concurrent", str(CONCURRENT), "--scheduler", "none"]
     os.chdir(place)

@@ -16,8 +16,8 @@ from ray.tune.search.optuna import OptunaSearch
 from surrogate import Surrogate
 
 from search.config import SearchConfig, first_params, why_unfit
-from search.sampler import build_sampler
-from search.searcher import METRIC, NumberedASHA, StudySearcher
+from search.propose.sampler import build_sampler
+from search.workers.bridge import METRIC, NumberedASHA, StudySearcher
 
 NUM_CLASSES = 10
 Params = dict[str, Any]

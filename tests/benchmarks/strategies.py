@@ -31,9 +31,9 @@ from simulate import NUM_CLASSES, History, OurStack, PromotingASHA, RayStack, si
 from surrogate import MODELS, Surrogate, fit_surrogate
 from threadpoolctl import threadpool_limits
 
-from analysis.style import drawing, grid, save_png, styled
+from analysis.figures.style import drawing, grid, save_png, styled
 from search.config import SearchConfig, load_config, why_unfit
-from search.sampler import STARTUP_TRIALS, CurveSampler, Drawing, Encoding
+from search.propose.sampler import STARTUP_TRIALS, CurveSampler, Drawing, Encoding
 from training.config import TrialConfig
 from training.costs import count_costs
 from training.geometry import InfeasibleError

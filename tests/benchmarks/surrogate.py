@@ -14,7 +14,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.model_selection import KFold, cross_val_predict
 
-from search.sampler import Encoding
+from search.propose.sampler import Encoding
 
 Array = NDArray[np.float64]
 FOLDS = 5

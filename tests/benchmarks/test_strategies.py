@@ -11,7 +11,7 @@ from strategies import SPACE, epochs_until, incumbents, mean_and_error
 from surrogate import Surrogate, active, fit_surrogate
 
 from search.config import SearchConfig, load_config
-from search.sampler import Drawing, Encoding
+from search.propose.sampler import Drawing, Encoding
 
 EPOCHS = 9
 

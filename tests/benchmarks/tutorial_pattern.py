@@ -48,9 +48,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from search.cluster import trial_resources
 from search.command_line import parse, plan_search
 from search.config import SearchConfig, why_infeasible
+from search.workers.cluster import trial_resources
 from training import TrialConfig, load_data, save_checkpoint
 from training.config import ConfigError, DataConfig
 from training.data import ImageSet, TrainData

@@ -1,0 +1,1 @@
+"""Networks put to the test: the test split, metrics, statistics, predictions, export."""

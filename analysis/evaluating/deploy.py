@@ -1,0 +1,183 @@
+"""The best model of a search at work: its answer for any image file, and the model as one file that needs torch alone.
+
+The test split is never opened here.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from analysis.reading.results import AnalysisError, SearchResults
+from analysis.text import run_search
+from training import load_model
+from training.checkpoint import CheckpointError, read_meta
+from training.data import DataError, decode_image
+from training.evaluate import autocast
+from training.model import ConvNet
+
+CLASSES = "classes.json"  # in the exported file: the class names, a JSON list in the order of the logits
+CHECKED_BATCHES = (1, 5)  # images
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The network of the best trial, reloaded."""
+
+    number: int  # of the trial
+    provisional: bool
+    epochs: int  # behind the checkpoint
+    val_accuracy: float  # as recorded when it was trained
+    class_names: tuple[str, ...]
+    model: ConvNet
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:  # (C, H, W)
+        return self.model.input_shape
+
+
+def load_best(results: SearchResults, device: torch.device | str = "cpu") -> BestModel:
+    """The best trial's network on a device. Raises AnalysisError where there is none."""
+    best = results.best_trial
+    if best is None:
+        raise AnalysisError(
+            f"{results.place} has no model to use: no trial is COMPLETE, and no pruned one can be loaded. "
+            f"Let the search go on: {run_search('--resume', results.place)}"
+        )
+    checkpoint = results.checkpoint_of(best.number)
+    try:
+        if checkpoint is None:
+            raise CheckpointError("it has no readable checkpoint")
+        meta = read_meta(checkpoint)
+        model = load_model(checkpoint, device)
+    except CheckpointError as error:
+        raise AnalysisError(
+            f"trial {best.number} is the best of {results.place}, but its network cannot be loaded: "
+            f"{results.worded(str(error))}. Copy trial_{best.number:04d}_* back from where the search ran."
+        ) from None
+    epochs = meta["results"]
+    return BestModel(best.number, best.provisional, len(epochs), epochs[-1].val_accuracy, meta["class_names"], model)
+
+
+def classify(best: BestModel, file: Path) -> list[tuple[str, float]]:
+    """(class name, probability) of an image file, the most probable first; prepared as training prepares image folders.
+
+    Raises DataError, which names the file.
+    """
+    device = best.model.mean.device
+    image = torch.tensor(decoded(file, best.image_shape[-1])).to(device)  # uint8 (H, W, C)
+    with torch.inference_mode(), autocast(device):
+        logits = best.model(image[None].permute(0, 3, 1, 2))[0].double().cpu()
+    if not logits.isfinite().all():
+        raise DataError(f"{file}: the network of trial {best.number} has no finite answer to this image.")
+    probabilities = logits.softmax(0)
+    order = probabilities.argsort(descending=True, stable=True).tolist()
+    return [(best.class_names[index], float(probabilities[index])) for index in order]
+
+
+def decoded(file: Path, image_size: int) -> NDArray[np.uint8]:
+    """decode_image, with the remedies of a command line. Raises DataError."""
+    try:
+        if file.is_dir():
+            raise DataError(f"{file} is a directory. Name image files; RUN stands before --predict.")
+        if not file.is_file():  # a pipe is none either: it might never end
+            raise DataError(f"{file} is not there, or no file. Check its name.")
+    except OSError as error:
+        raise DataError(f"{file} cannot be opened ({error.strerror}). Check its name and permissions.") from None
+    try:
+        return decode_image(file, image_size)
+    except DataError as error:
+        raise DataError(
+            f"{file} cannot be read as an image ({error.__cause__}). Convert it to PNG or JPEG, or leave it out."
+        ) from None
+
+
+def check_export_file(file: Path) -> None:
+    """Raises AnalysisError where no model can be exported to, before anything is computed."""
+    if file.suffix != ".pt2":
+        raise AnalysisError(f"--export {file}: the name must end in .pt2, as torch.export.load wants it.")
+    try:
+        if file.is_dir():
+            raise AnalysisError(f"--export {file} is a directory. Name a file in it: --export {file / 'best.pt2'}")
+        if not file.parent.is_dir():
+            raise AnalysisError(f"--export {file}: there is no directory {file.parent}. Make it, or name another.")
+        if not os.access(file.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise not_written(file, error) from None
+
+
+def export_model(best: BestModel, file: Path) -> int:
+    """Write the network, on the CPU, as FILE.pt2 with its class names; its size in bytes.
+
+    The file is reloaded and compared with the network before it takes the place of FILE. Raises AnalysisError.
+    """
+    check_export_file(file)
+    archive = io.BytesIO()
+    with warnings.catch_warnings():
+        # Of weights in channels_last memory, which is twice as fast on a CPU; it is about weights on other devices.
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(exported(best.model), archive, extra_files={CLASSES: json.dumps(best.class_names)})
+    unfinished = file.with_name(f".unfinished-{os.getpid()}.pt2")
+    try:
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(exist_ok=False)  # a new file: nothing is written through a link that lay in wait
+        unfinished.write_bytes(archive.getbuffer())
+        if not answers_alike(unfinished, best):
+            raise AnalysisError(
+                f"the exported network answers otherwise than that of trial {best.number}; {file} was not written. "
+                f"This is an error of torch {torch.__version__} or of this project: please report it."
+            )
+        unfinished.replace(file)
+    except OSError as error:
+        raise not_written(file, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    return archive.getbuffer().nbytes
+
+
+def exported(model: ConvNet) -> ExportedProgram:
+    """The network as a graph: uint8 (N, C, H, W), any N and any device -> logits (N, num_classes)."""
+    images = torch.zeros((2, *model.input_shape), dtype=torch.uint8)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        node.kwargs = {name: value for name, value in node.kwargs.items() if name != "device"}
+    program.graph_module.recompile()
+    return program
+
+
+def answers_alike(file: Path, best: BestModel) -> bool:
+    """Whether an exported file has the class names and, on random images, the logits of the network."""
+    extra = {CLASSES: ""}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # torch 2.11, of its own reading
+        reloaded = torch.export.load(file, extra_files=extra).module()
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for count in CHECKED_BATCHES:
+            images = torch.randint(0, 256, (count, *best.image_shape), dtype=torch.uint8, generator=generator)
+            if not torch.allclose(reloaded(images), best.model(images), rtol=1e-4, atol=1e-4):
+                return False
+    return tuple(json.loads(extra[CLASSES])) == best.class_names
+
+
+def loading_code(file: Path) -> str:
+    """Four lines of Python that load an exported file and label images."""
+    return f"""import json, torch
+extra = {{"{CLASSES}": ""}}
+model = torch.export.load({str(file)!r}, extra_files=extra).module()
+labels = [json.loads(extra["{CLASSES}"])[index] for index in model(images).argmax(1)]"""
+
+
+def not_written(file: Path, error: OSError) -> AnalysisError:
+    return AnalysisError(f"--export {file} cannot be written ({error.strerror}). Name another place.")

@@ -1,0 +1,256 @@
+"""The winner and the defaults, reloaded: their val accuracy checked against the recorded one, then the test split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.evaluating.metrics import classification_metrics
+from analysis.evaluating.test_split import (
+    EVALUATION_BATCH,
+    OpenTest,
+    Predictions,
+    may_write,
+    opener,
+    predict_test,
+    read_openings,
+)
+from analysis.reading.results import AnalysisError, SearchResults
+from training import load_data, load_model
+from training.checkpoint import CheckpointError, read_meta
+from training.config import DataConfig, TrialConfig
+from training.data import DataError, TrainData, augmentation, batch_loader
+from training.evaluate import evaluate
+from training.loop import seeded
+
+BATCH_SHOWN = 16  # images
+
+
+@dataclass(frozen=True)
+class EvaluatedTrial:
+    """One trial's checkpoint, evaluated. What could not be done is None, and said in Evaluation.problems."""
+
+    number: int
+    epoch: int  # epochs behind the checkpoint
+    provisional: bool
+    params: dict[str, Any]
+    checkpoint: Path
+    checkpoint_hash: str  # SHA-256 of the weights
+    class_names: tuple[str, ...]
+    val_accuracy: float  # as recorded when it was trained
+    val_accuracy_now: float | None
+    predictions: Predictions | None
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether the val accuracy is the recorded one to the last digit; None where it could not be checked."""
+        return None if self.val_accuracy_now is None else self.val_accuracy_now == self.val_accuracy
+
+    @cached_property
+    def test_metrics(self) -> dict[str, Any]:
+        """classification_metrics on the test split, computed once; empty where it was not evaluated."""
+        if self.predictions is None:
+            return {}
+        return classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
+
+    def metrics(self) -> dict[str, Any]:
+        """Everything of test_metrics.json about this trial."""
+        return {
+            "number": self.number,
+            "epoch": self.epoch,
+            "provisional": self.provisional,
+            "val_accuracy": self.val_accuracy,
+            "val_accuracy_reevaluated": self.val_accuracy_now,
+            **self.test_metrics,
+            "params": self.params,
+            "checkpoint": str(Path(self.checkpoint.parent.name) / self.checkpoint.name),
+            "checkpoint_sha256": self.checkpoint_hash,
+        }
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The first images of a network's first batch, augmented as in its training."""
+
+    number: int  # of the trial
+    images: NDArray[np.uint8]  # (N, H, W, C)
+    labels: NDArray[np.int64]  # (N,)
+    class_names: tuple[str, ...]
+    config: DataConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Winner and defaults; None where there is no checkpoint. If trial 0 won, both are the same."""
+
+    winner: EvaluatedTrial | None
+    defaults: EvaluatedTrial | None
+    openings: list[dict[str, Any]]  # of the test split, in this run directory, ever
+    device: str
+    problems: list[str] = field(default_factory=list)
+    training_batch: TrainingBatch | None = None  # of the winner
+    n_val: int | None = None  # images of the val split; None where they could not be had
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of test_metrics.json."""
+        return {
+            "winner": self.winner and self.winner.metrics(),
+            "defaults": self.defaults and self.defaults.metrics(),
+            "openings_of_test_split": len(self.openings),
+            "openings": self.openings,
+            "device": self.device,
+        }
+
+
+def evaluate_search(
+    results: SearchResults, data_dir: str | None = None, device: str | None = None, open_test: OpenTest | None = None
+) -> Evaluation:
+    """Evaluate the best trial and trial 0, on a GPU if there is one. Raises AnalysisError for an impossible device.
+
+    `open_test` is an opener of RUN/report that others of the same analysis use too.
+    """
+    place = pick_device(device)
+    report = report_directory(results.run)
+    problems: list[str] = []
+    open_test = open_test or opener(report, data_dir, results.send_report)
+
+    @lru_cache(2)
+    def open_val(data: DataConfig) -> TrainData:
+        return load_data(data, may_write(data, data_dir))
+
+    def evaluated(number: int, provisional: bool) -> EvaluatedTrial | None:
+        checkpoint = results.checkpoint_of(number)
+        if checkpoint is None:
+            return None
+        meta = read_meta(checkpoint)
+        data = relocated(plain(meta["config"].data), data_dir)
+        now = val_accuracy(checkpoint, meta, data, open_val, place, problems)
+        return EvaluatedTrial(
+            number=number,
+            epoch=len(meta["results"]),
+            provisional=provisional,
+            params=results.params[number],
+            checkpoint=checkpoint,
+            checkpoint_hash=meta["sha256"]["weights.pt"],
+            class_names=meta["class_names"],
+            val_accuracy=meta["results"][-1].val_accuracy,
+            val_accuracy_now=now,
+            predictions=tested(checkpoint, meta, data, open_test, place, report, problems),
+        )
+
+    best = results.best_trial
+    winner = None if best is None else evaluated(best.number, best.provisional)
+    batch = n_val = None
+    if winner is not None and winner.val_accuracy_now is not None:
+        config = read_meta(winner.checkpoint)["config"]
+        loaded = open_val(relocated(plain(config.data), data_dir))
+        batch, n_val = training_batch(winner.number, config, loaded), len(loaded.val.labels)
+    if best is not None and best.number == 0:
+        defaults = winner
+    else:
+        defaults = evaluated(0, provisional=False) if 0 in results.params else None
+    return Evaluation(winner, defaults, read_openings(report), str(place), list(dict.fromkeys(problems)), batch, n_val)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """A usable device; None takes a GPU if there is one. Raises AnalysisError."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.ones(1, device=device).item()  # which "meta" cannot
+        return device
+    except Exception as error:  # torch raises half a dozen kinds for devices that this build or machine lacks
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise AnalysisError(f"--device {name} cannot be used ({why}). Try --device cpu.") from None
+
+
+def report_directory(run: Path) -> Path:
+    """RUN/report, made where it is not there. Raises AnalysisError, also where writing to it would write elsewhere."""
+    report = run / "report"
+    try:
+        if not report.is_symlink():
+            report.mkdir(exist_ok=True)
+        for path in (report, *report.rglob("*")):
+            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+                raise AnalysisError(
+                    f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or analyse a "
+                    f"copy without links: cp -rL {run} COPY"
+                )
+        return report
+    except OSError as error:
+        raise AnalysisError(
+            f"{report} cannot be made ({error}). Copy the run directory to where you may write."
+        ) from None
+
+
+def plain(data: DataConfig) -> DataConfig:
+    """The same images and split without augmentation, so that trials that differ in it share what is loaded."""
+    return data.model_copy(update={"crop_padding": 0, "flip": False, "cutout": 0})
+
+
+def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
+    """The config with the images at data_dir: for folder:PATH the PATH, where it holds test/, else data.data_dir."""
+    if data_dir is None:
+        return data
+    if data.dataset.startswith("folder:") and (Path(data_dir) / "test").is_dir():
+        return data.model_copy(update={"dataset": f"folder:{data_dir}"})
+    return data.model_copy(update={"data_dir": data_dir})
+
+
+def val_accuracy(
+    checkpoint: Path,
+    meta: dict[str, Any],
+    data: DataConfig,
+    open_val: Callable[[DataConfig], TrainData],
+    device: torch.device,
+    problems: list[str],
+) -> float | None:
+    """Accuracy on the val split, evaluated as training did; None, and a problem, where the images are not to be had."""
+    # As training.loop does it: equal batches give equal bits.
+    batch_size = max(meta["config"].train.batch_size, EVALUATION_BATCH)
+    try:
+        loader = batch_loader(open_val(data).val, batch_size, device)
+        return evaluate(load_model(checkpoint, device), loader)[1]
+    except (DataError, CheckpointError) as error:
+        problems.append(f"The val accuracy could not be checked: {error} {where_data_are(data)}")
+        return None
+
+
+def training_batch(number: int, config: TrialConfig, data: TrainData, count: int = BATCH_SHOWN) -> TrainingBatch:
+    """The first `count` images that training on the CPU begins with; a GPU draws other shifts for the same images."""
+    # As training.loop does it: equal seeds give equal images.
+    with seeded(config.train.seed, 1, torch.device("cpu")) as seed:
+        order = torch.Generator().manual_seed(seed)
+        images, labels = next(iter(batch_loader(data.train, config.train.batch_size, generator=order)))
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        augmented = augmentation(config.data, data.mean)(images, generator)[:count]
+    pixels = augmented.permute(0, 2, 3, 1).contiguous().numpy()
+    return TrainingBatch(number, pixels, labels[:count].numpy(), data.train.class_names, config.data)
+
+
+def tested(
+    checkpoint: Path,
+    meta: dict[str, Any],
+    data: DataConfig,
+    open_test: OpenTest,
+    device: torch.device,
+    report: Path,
+    problems: list[str],
+) -> Predictions | None:
+    """Answers on the test split; None, and a problem, where the images are not to be had."""
+    try:
+        return predict_test(checkpoint, meta, data, open_test, device, report)
+    except (DataError, CheckpointError) as error:
+        problems.append(f"The test split could not be evaluated: {error} {where_data_are(data)}")
+        return None
+
+
+def where_data_are(data: DataConfig) -> str:
+    """The remedy for missing images."""
+    if data.dataset.startswith("folder:"):
+        return "Say where the folder with train/ and test/ is now: --data-dir DIR."
+    return "Say where the data set is, or is to be downloaded to: --data-dir DIR."

@@ -1,0 +1,170 @@
+"""Pictures of a network: its feature maps as a diagram, the formula behind their sizes, and what one image excites."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from numpy.typing import NDArray
+
+from analysis.evaluating.evaluation import EvaluatedTrial
+from analysis.figures.style import INK, WIDTH, Picture, drawing, styled
+from analysis.text import compact, percent
+from training import load_model
+from training.checkpoint import CheckpointError, read_meta
+from training.config import ModelConfig
+from training.costs import network_costs
+from training.geometry import LayerShape, Shape
+from training.model import ConvNet
+
+CHANNELS_SHOWN = 8
+FACES = {"conv": "#56b4e9", "pool": "#f0e442", "input": "#009e73", "other": "#cc79a7"}
+
+
+def layer_table(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
+    """Each layer with shapes, the formula O = floor((I + 2P - K)/S) + 1 filled in, params and multiply-adds."""
+    return [
+        {
+            "name": cost.layer.name,
+            "input_shape": shape_text(cost.layer.input_shape),
+            "output_shape": shape_text(cost.layer.output_shape),
+            "formula": formula(cost.layer),
+            "num_params": cost.num_params,
+            "multiply_adds": cost.multiply_adds,
+        }
+        for cost in network_costs(config, input_shape, num_classes)
+    ]
+
+
+def formula(layer: LayerShape) -> str:
+    """The size formula with a layer's numbers, for its height; empty for a layer that slides no window."""
+    if not layer.kernel_size:
+        return ""
+    size, window = layer.input_shape[1], f"2·{layer.padding} − {layer.kernel_size})/{layer.stride}"
+    return f"⌊({size} + {window}⌋ + 1 = {layer.output_shape[1]}"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """(C, H, W) as `C × H × W`."""
+    return " × ".join(map(str, shape))
+
+
+def feature_maps_data(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
+    """The input and every layer's output: name, window (`3 × 3 / 1`), channels, height, width in pixels."""
+    boxes = [{"name": "input", "window": "", **_sizes(input_shape)}]
+    for cost in network_costs(config, input_shape, num_classes):
+        layer = cost.layer
+        window = f"{layer.kernel_size} × {layer.kernel_size} / {layer.stride}" if layer.kernel_size else ""
+        boxes.append({"name": layer.name, "window": window, **_sizes(layer.output_shape)})
+    return boxes
+
+
+def _sizes(shape: tuple[int, ...]) -> dict[str, int]:
+    channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
+    return {"channels": channels, "height": height, "width": width}
+
+
+@styled
+def plot_feature_maps(data: list[dict[str, Any]], per_row: int = 8) -> Figure:
+    """Each feature map as a box: its face is the map (side = pixels, square-root scale), its depth the channels."""
+    rows = -(-len(data) // per_row)
+    per_row = max(6, -(-len(data) // rows))  # rows of equal length
+    figure = drawing(height=rows * 1.5 * WIDTH / per_row)
+    largest = max(box["height"] for box in data) ** 0.5
+    deepest = max(box["channels"] for box in data) ** 0.5
+    for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+        axes.set(xlim=(-0.1, per_row + 0.05), ylim=(-0.52, 0.92), aspect="equal")
+        axes.set_axis_off()
+        for place, box in enumerate(data[row * per_row : (row + 1) * per_row]):
+            side, depth = 0.62 * box["height"] ** 0.5 / largest, 0.3 * box["channels"] ** 0.5 / deepest
+            _draw_box(
+                axes,
+                place + 0.02,
+                0.4 - side / 2,
+                side,
+                depth,
+                FACES.get(box["name"].rstrip("0123456789"), FACES["other"]),
+            )
+            label = shape_text((box["channels"], box["height"], box["width"]))
+            text = box["name"], label if box["height"] > 1 else str(box["channels"]), box["window"]
+            for line, (words, weight) in enumerate(zip(text, ("bold", "normal", "normal"), strict=True)):
+                axes.text(place, -0.05 - 0.15 * line, words, fontsize=7.5, weight=weight, va="top")
+    return figure
+
+
+def _draw_box(axes: Any, x: float, y: float, side: float, depth: float, colour: str) -> None:
+    side, slant = max(side, 0.05), max(depth, 0.04) * 0.7
+    front = [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
+    top = [front[3], front[2], (x + side + slant, y + side + slant), (x + slant, y + side + slant)]
+    flank = [front[1], (x + side + slant, y + slant), (x + side + slant, y + side + slant), front[2]]
+    for corners, alpha in ((front, 0.85), (top, 0.45), (flank, 0.6)):
+        axes.add_patch(Polygon(corners, facecolor=colour, alpha=alpha, edgecolor="none"))
+        axes.add_patch(Polygon(corners, facecolor="none", edgecolor=INK, linewidth=0.7, joinstyle="round"))
+
+
+def activations_data(model: ConvNet, image: NDArray[np.uint8]) -> list[tuple[str, NDArray[np.float32]]]:
+    """What one image (H, W, C) excites: after each block its strongest channels as (channels <= 8, H, W) in [0, 1]."""
+    seen: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda _, __, output: seen.append(output)) for block in model.blocks]
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        model.eval()(torch.tensor(image, device=device).permute(2, 0, 1)[None])
+    for hook in hooks:
+        hook.remove()
+    return [(f"block {index}", _strongest(output[0].float().cpu().numpy())) for index, output in enumerate(seen)]
+
+
+def _strongest(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:CHANNELS_SHOWN]
+    chosen = maps[order]
+    low, high = chosen.min(axis=(1, 2), keepdims=True), chosen.max(axis=(1, 2), keepdims=True)
+    return np.asarray((chosen - low) / np.maximum(high - low, 1e-12), dtype=np.float32)
+
+
+@styled
+def plot_activations(image: NDArray[np.uint8], data: list[tuple[str, NDArray[np.float32]]]) -> Figure:
+    """An image (H, W, C), and below it one row of channels for each block, each scaled to its own range."""
+    rows = len(data)
+    figure = drawing(height=0.25 + 0.72 * rows)
+    grids = figure.subplots(rows, CHANNELS_SHOWN + 1, squeeze=False)
+    for axes in grids.flat:
+        axes.set_axis_off()
+    grids[0, 0].imshow(image, interpolation="nearest")
+    for row, (name, maps) in enumerate(data):
+        for axes, channel in zip(grids[row, 1:], maps, strict=False):
+            axes.imshow(channel, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        grids[row, 1].set_title(f"{name}: {shape_text(maps.shape[1:])}", fontsize=8, loc="left", pad=3)
+    return figure
+
+
+def network_sentence(number: int, layers: list[dict[str, Any]]) -> str:
+    num_params, multiply_adds = (sum(layer[key] for layer in layers) for key in ("num_params", "multiply_adds"))
+    costliest = max(layers, key=lambda layer: layer["multiply_adds"])
+    share = costliest["multiply_adds"] / max(1, multiply_adds)
+    return (
+        f"The network of trial {number} has {num_params:,} parameters and needs {compact(multiply_adds)} multiply-adds "
+        f"for an image, {percent(share, 0)} of them in {costliest['name']}."
+    )
+
+
+def network_pictures(winner: EvaluatedTrial) -> list[Picture]:
+    """The winner's network, and what one image excites in it, for the report."""
+    meta = read_meta(winner.checkpoint)
+    network = meta["config"].model, meta["image_shape"], len(meta["class_names"])
+    sentence = network_sentence(winner.number, layer_table(*network))
+    maps = Picture("feature_maps", "Feature maps", plot_feature_maps(feature_maps_data(*network)), sentence)
+    kept = winner.predictions
+    if kept is None or not len(kept.sample_images):
+        return [maps]
+    image = kept.sample_images[-1]  # a correct one where there is one
+    label = winner.class_names[int(kept.labels[kept.sample_indices[-1]])]
+    try:
+        data = activations_data(load_model(winner.checkpoint), image)
+    except CheckpointError:
+        return [maps]
+    sentence = (
+        f"A test image of class {label} and, after each block, the channels that vary most over it; "
+        "every channel is scaled to its own range."
+    )
+    return [maps, Picture("activations", "What one image excites", plot_activations(image, data), sentence)]

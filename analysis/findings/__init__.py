@@ -1,0 +1,1 @@
+"""What the numbers say, in words: the verdict, checks, confirmation, audit."""

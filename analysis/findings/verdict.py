@@ -1,0 +1,96 @@
+"""What the numbers say of the winner, in sentences, and the headline of the report. Pure functions of results."""
+
+from pathlib import Path
+from typing import Any
+
+from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation
+from analysis.evaluating.metrics import paired_gain
+from analysis.reading.results import SearchResults
+from analysis.text import duration, percent, plural, points, shown
+
+
+def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
+    """The headline's numbers; `winner` is None where no network can be called best."""
+    best, winner = results.best_trial, evaluation.winner
+    config = None if best is None else results.config_of(best.number)
+    rows = [] if best is None else [(path, shown(value)) for path, value in best.params.items()]
+    return {
+        "best": best,
+        "winner": winner and winner.metrics(),
+        "defaults": evaluation.defaults and evaluation.defaults.metrics(),
+        "accuracy": winner and accuracy_text(winner),
+        "defaults_accuracy": evaluation.defaults and accuracy_text(evaluation.defaults),
+        "gain": gain(evaluation),
+        "checks": [reproduction(t, evaluation.device) for t in distinct(evaluation)],
+        "cost": cost(results),
+        "dataset": dataset_name(results.config.data.dataset),
+        "device": evaluation.device,
+        "params": rows,
+        "epochs": config and config.train.epochs,
+    }
+
+
+def dataset_name(dataset: str) -> str:
+    """The name of a data set; of folder:PATH the last part of the path."""
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}{colon}{Path(path).name}" if colon else kind
+
+
+def distinct(evaluation: Evaluation) -> list[EvaluatedTrial]:
+    """Winner and defaults, or the one that is both."""
+    trials = [trial for trial in (evaluation.winner, evaluation.defaults) if trial is not None]
+    return list({trial.number: trial for trial in trials}.values())
+
+
+def accuracy_text(trial: EvaluatedTrial) -> str:
+    """Test accuracy with its 95 % interval and n; says so where the test split was not evaluated."""
+    metrics = trial.metrics()
+    if "test_accuracy" not in metrics:
+        return "not evaluated on the test split"
+    low, high = metrics["test_accuracy_interval_95"]
+    return (
+        f"{percent(metrics['test_accuracy'])} (95 % interval {100 * low:.2f} to {percent(high)}, n = {metrics['n']:,})"
+    )
+
+
+def reproduction(trial: EvaluatedTrial, device: str) -> str:
+    """Whether the reloaded network has the val accuracy that was recorded."""
+    if trial.val_accuracy_now is None:
+        return f"The val accuracy of trial {trial.number} could not be checked."
+    if trial.reproduced:
+        recorded = percent(trial.val_accuracy)
+        return f"The reloaded network of trial {trial.number} has exactly the recorded val accuracy, {recorded}."
+    return (
+        f"The reloaded network of trial {trial.number} has val accuracy {percent(trial.val_accuracy_now, 4)}, "
+        f"recorded were {percent(trial.val_accuracy, 4)}: trained on another device than {device}, or on other images?"
+    )
+
+
+def gain(evaluation: Evaluation) -> str:
+    """What searching gained over trial 0 on the test split; empty where one of the two was not evaluated."""
+    winner, defaults = evaluation.winner, evaluation.defaults
+    if winner is None or defaults is None or winner.predictions is None or defaults.predictions is None:
+        return ""
+    if winner.number == defaults.number:
+        return "The defaults, trial 0, are the winner: searching found nothing better on the val split."
+    ours, theirs = (t.predictions.logits.argmax(1) == t.predictions.labels for t in (winner, defaults) if t.predictions)
+    if len(ours) != len(theirs):
+        return ""
+    difference, low, high = paired_gain(ours, theirs)
+    clear = "" if low > 0 or high < 0 else ", which does not exclude 0"
+    return (
+        f"That is {points(difference)} points against the defaults, trial 0, with {percent(theirs.mean())} on the same "
+        f"images (95 % interval {points(low)} to {points(high)}{clear})."
+    )
+
+
+def cost(results: SearchResults) -> str:
+    """How much was trained, and how long that took."""
+    infeasible = int((results.trials["stopped_by"] == "infeasible").sum())
+    never_began = (results.trials["stopped_by"] == "time_budget") & (results.trials["epochs"] == 0)
+    trials = results.trials[(results.trials["stopped_by"] != "infeasible") & ~never_began]
+    seconds = float(results.epochs["epoch_seconds"].sum())
+    parts = [f"{plural(len(trials), 'trial')}, {plural(len(results.epochs), 'epoch')}, {duration(seconds)} of training"]
+    if infeasible:
+        parts.append(f"{plural(infeasible, 'infeasible proposal')} told to the sampler without training")
+    return "; ".join(parts) + "."

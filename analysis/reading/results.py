@@ -1,0 +1,247 @@
+"""A search as it is analysed: trials and epochs as DataFrames, the space, the best trial, and what is missing."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from analysis.reading.bucket import fetch_run, fetch_tensors, nested, newest_run_at, send_report
+from analysis.reading.files import (
+    CONFIG,
+    JOURNAL,
+    base_config,
+    find_checkpoint,
+    read_curves,
+    read_environment,
+    read_journal,
+    read_settings,
+)
+from analysis.reading.files import AnalysisError as AnalysisError
+from analysis.reading.tables import Curve, epochs_table, last_epoch, trials_table
+from search.record.storage import Mirror, child_of, is_url, url_name
+from training.config import TrialConfig, shown
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The winner of a search: Optuna's best trial, or, provisionally, the pruned one that got furthest."""
+
+    number: int
+    val_accuracy: float
+    epochs: int
+    params: dict[str, Any]
+    provisional: bool
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """A search as DataFrames. `warnings` says in sentences what is missing and what that rules out."""
+
+    run: Path  # of a run in a bucket: its working copy on this machine
+    config: TrialConfig  # of trial 0, the defaults
+    settings: dict[str, Any]  # search.yaml, whole
+    space: dict[str, Any]
+    notice: str | None
+    environment: list[dict[str, Any]]  # one entry for each start and resume
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    best_trial: BestTrial | None
+    params: dict[int, dict[str, Any]] = field(repr=False)  # by trial number
+    warnings: list[str] = field(default_factory=list)
+    mirror: Mirror | None = field(default=None, repr=False)  # of a run in a bucket
+
+    @property
+    def place(self) -> str:
+        """What a user calls the run directory: its path, or its URL."""
+        return place_of(self.run, self.mirror)
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.run.resolve().name if self.mirror is None else url_name(self.mirror.url)
+
+    def file(self, name: str) -> str:
+        """What a user calls a file of the run directory."""
+        return child_of(self.place, name)
+
+    def worded(self, sentence: str) -> str:
+        """A sentence with the URL where it names the working copy."""
+        return worded(sentence, self.run, self.mirror)
+
+    def checkpoint_of(self, number: int) -> Path | None:
+        """The intact checkpoint of a trial with the most epochs, or None; see `training.load_model`.
+
+        Raises AnalysisError where it lies in a bucket that fails.
+        """
+        return find_checkpoint(self.run, number, fetcher(self.mirror))[0]
+
+    def send_report(self) -> None:
+        """Send what has changed in report/ to the bucket, where the run is in one. Raises AnalysisError."""
+        if self.mirror is not None:
+            send_report(self.mirror)
+
+    def config_of(self, number: int) -> TrialConfig:
+        """A trial's config but for its seed. Raises KeyError for an unknown number."""
+        return self.config.override(self.params[number])
+
+
+def newest_run(runs_dir: Path | str) -> Path | str:
+    """The run whose journal was written to last; in a bucket its URL. Raises AnalysisError where there is none."""
+    if is_url(runs_dir):
+        return newest_run_at(url_text(runs_dir))
+    runs_dir = Path(runs_dir)
+    try:
+        journals = [journal for journal in runs_dir.glob(f"*/{JOURNAL}") if journal.is_file()]
+    except OSError as error:  # too long a name
+        raise AnalysisError(
+            f"--runs-dir {shown(str(runs_dir))} cannot be read: {error.strerror}. Name another."
+        ) from None
+    runs = [journal.parent for journal in journals if (journal.parent / CONFIG).is_file()]
+    if not runs:
+        raise AnalysisError(
+            f"there is no run in {runs_dir}. Name a run directory, say where runs are with --runs-dir, "
+            "or make one: python run_search.py --num-samples 50"
+        )
+    return max(runs, key=lambda run: (run / JOURNAL).stat().st_mtime_ns)
+
+
+def load_search(run: Path | str, sources: bool = False) -> SearchResults:
+    """Read a run directory by its path or URL. `sources`: with trials taken over from earlier searches, and a column
+    `source`.
+
+    Raises AnalysisError for what is not a run directory. Whatever else is missing is said in `warnings`.
+    """
+    if not is_url(run):
+        return read_search(Path(run), None, sources)
+    mirror = fetch_run(url_text(run))
+    return read_search(mirror.path, mirror, sources)
+
+
+def load_nested(results: SearchResults, name: str) -> SearchResults | None:
+    """The run directory `name` within a search's; None where there is none. Raises AnalysisError."""
+    run = results.run / name
+    if not (run / CONFIG).is_file() or not (run / JOURNAL).is_file():
+        return None
+    return read_search(run, None if results.mirror is None else nested(results.mirror, name))
+
+
+def url_text(place: Path | str) -> str:
+    """A URL as it was given. Raises AnalysisError for a Path, which has lost a slash of it."""
+    if isinstance(place, Path):
+        raise AnalysisError(f"{place} is a URL and must be given as str, got {type(place).__name__}")
+    return place
+
+
+def fetcher(mirror: Mirror | None) -> Callable[[Path], None] | None:
+    """What brings tensor files here."""
+    return None if mirror is None else partial(fetch_tensors, mirror)
+
+
+def place_of(run: Path, mirror: Mirror | None) -> str:
+    """What a user calls a run directory: its path, or its URL."""
+    return str(run) if mirror is None else mirror.url
+
+
+def worded(sentence: str, run: Path, mirror: Mirror | None) -> str:
+    """A sentence with the URL, without its parameters, where it names the working copy."""
+    return sentence if mirror is None else sentence.replace(str(run), mirror.url.partition("?")[0])
+
+
+def read_search(run: Path, mirror: Mirror | None, sources: bool = False) -> SearchResults:
+    """Read a run directory, or the working copy of one. Raises AnalysisError."""
+    try:
+        return _read_search(run, mirror, sources)
+    except AnalysisError as error:
+        raise AnalysisError(worded(str(error), run, mirror)) from None
+
+
+def _read_search(run: Path, mirror: Mirror | None, sources: bool) -> SearchResults:
+    settings = read_settings(run)
+    base = base_config(settings, run)
+    every_trial = read_journal(run)
+    warnings: list[str] = []
+    environment = read_environment(run, warnings)
+    own = [trial for trial in every_trial if "source" not in trial.user_attrs]
+    listed = every_trial if sources else own
+    curves = read_curves(run, {trial.number for trial in own}, warnings)
+    space = dict(settings.get("space") or {})
+    best = find_best(run, own, curves, mirror)
+    warnings += what_is_missing(run, own, best, mirror)
+    return SearchResults(
+        run=run,
+        config=base,
+        settings=settings,
+        space=space,
+        notice=(settings.get("search") or {}).get("notice"),
+        environment=environment,
+        trials=trials_table(listed, curves, space, sources),
+        epochs=epochs_table(listed, curves),
+        best_trial=best,
+        params={trial.number: dict(trial.params) for trial in listed},
+        warnings=list(dict.fromkeys(worded(warning, run, mirror) for warning in warnings)),
+        mirror=mirror,
+    )
+
+
+def find_best(
+    run: Path, trials: Sequence[FrozenTrial], curves: dict[int, Curve], mirror: Mirror | None = None
+) -> BestTrial | None:
+    """COMPLETE and feasible with the highest value; else the PRUNED trial that got furthest and can be loaded."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and all(v <= 0 for v in t.constraints.values())]
+    if complete:
+        return _best_trial(max(complete, key=lambda trial: (trial.value, -trial.number)), curves, provisional=False)
+    pruned = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.PRUNED and trial.user_attrs.get("stopped_by") not in ("diverged", "infeasible")
+    ]
+    for trial in sorted(pruned, key=lambda trial: last_epoch(trial, curves.get(trial.number, {})), reverse=True):
+        if find_checkpoint(run, trial.number, fetcher(mirror))[0] is not None:
+            return _best_trial(trial, curves, provisional=True)
+    return None
+
+
+def _best_trial(trial: FrozenTrial, curves: dict[int, Curve], provisional: bool) -> BestTrial:
+    epochs, val_accuracy = last_epoch(trial, curves.get(trial.number, {}))
+    return BestTrial(trial.number, val_accuracy, epochs, dict(trial.params), provisional)
+
+
+def what_is_missing(
+    run: Path, trials: Sequence[FrozenTrial], best: BestTrial | None, mirror: Mirror | None
+) -> list[str]:
+    """What a reader of the results has to know, in sentences."""
+    warnings = []
+    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    if running:
+        warnings.append(
+            f"{running} {'trial is' if running == 1 else 'trials are'} RUNNING: the search is still going, or was "
+            f"interrupted (then go on with: python run_search.py --resume {shlex.quote(place_of(run, mirror))}). "
+            "These results are not final."
+        )
+    if best is None:
+        states = "no trial has begun" if not trials else f"none of {len(trials)} trials is COMPLETE or can be loaded"
+        warnings.append(f"There is no best trial: {states}. No network can be evaluated.")
+    elif best.provisional:
+        warnings.append(
+            f"No trial is COMPLETE. Trial {best.number}, pruned after {best.epochs} epochs, got furthest "
+            "and stands in for the best one: provisional."
+        )
+    for number in dict.fromkeys([best.number, 0] if best else []):
+        known = number in {trial.number for trial in trials}
+        warnings += _checkpoint_warnings(run, number, mirror) if known else []
+    return warnings
+
+
+def _checkpoint_warnings(run: Path, number: int, mirror: Mirror | None) -> list[str]:
+    checkpoint, problems = find_checkpoint(run, number, fetcher(mirror))
+    warnings = [f"Trial {number}: {problem}. This checkpoint is passed over." for problem in problems]
+    if checkpoint is None:
+        warnings.append(
+            f"Trial {number} has no readable checkpoint in {place_of(run, mirror)}: its network cannot be evaluated."
+        )
+    return warnings

@@ -1,0 +1,1 @@
+"""What proposes trials: samplers and their model, first configurations, warm start."""

@@ -1,0 +1,364 @@
+"""What is said and drawn of predictions: calibration, classes, samples, mistakes, and a batch of training images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score, top_k_accuracy_score
+
+from analysis import figures, load_search
+from analysis.evaluating import test_split as predictions_module
+from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, TrainingBatch, evaluate_search, training_batch
+from analysis.evaluating.metrics import calibration_data, classification_metrics, random_sample, surest_mistakes
+from analysis.evaluating.test_split import Predictions
+from analysis.figures.prediction_figures import (
+    Sample,
+    augmentation_text,
+    calibration_sentence,
+    mistakes_sentence,
+    prediction_pictures,
+    samples_sentence,
+    short,
+    training_batch_picture,
+)
+from analysis.figures.style import to_svg
+from training import load_test, new_state, train
+from training.config import DataConfig
+
+HOSTILE = ("<script>alert(1)</script>", "$\\frac{", "--> x", "日本語", "a" * 300, "line\nbreak")
+
+
+def answers(n: int, num_classes: int, skill: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Random logits (n, num_classes), higher by `skill` at the true class, and labels (n,)."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, num_classes, n)
+    logits = generator.normal(size=(n, num_classes))
+    logits[np.arange(n), labels] += skill
+    return logits.astype(np.float32), labels
+
+
+def evaluated(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...], tmp_path, side: int = 8) -> Evaluation:
+    images = np.random.default_rng(1).integers(0, 256, (len(labels), side, side, 3)).astype(np.uint8)
+    drawn, mistakes = random_sample(logits, labels), surest_mistakes(logits, labels)
+    kept = Predictions(logits, labels, drawn, images[drawn], mistakes, images[mistakes])
+    trial = EvaluatedTrial(4, 2, False, {}, tmp_path, "hash", names, 0.5, 0.5, kept)
+    batch = TrainingBatch(4, images[:16], labels[:16], names, DataConfig(cutout=2))
+    return Evaluation(trial, None, [], "cpu", [], batch)
+
+
+def in_order(shares: list[list[float]]) -> np.ndarray:
+    return np.log(np.array(shares, dtype=np.float32))
+
+
+# Calibration
+
+
+def test_calibration_worked_out_by_hand():
+    """Five bins. 0.65 right and 0.75 wrong: accuracy 0.5 at 0.7; twice 0.9 right: 1 at 0.9; (2 * 0.2 + 2 * 0.1) / 4."""
+    logits = in_order([[0.65, 0.35], [0.75, 0.25], [0.9, 0.1], [0.1, 0.9]])
+    frame, error = calibration_data(logits, np.array([0, 1, 0, 1]), bins=5)
+    assert error == pytest.approx(0.15)
+    assert frame["count"].tolist() == [0, 0, 0, 2, 2]
+    assert frame["confidence"].tolist()[3:] == pytest.approx([0.7, 0.9])
+    assert frame["accuracy"].tolist()[3:] == [0.5, 1.0]
+    assert frame["deviation"].tolist()[3:] == pytest.approx(
+        [math.sqrt(0.65 * 0.35 + 0.75 * 0.25) / 2, math.sqrt(2 * 0.9 * 0.1) / 2]
+    )
+    assert frame.loc[:2, ["confidence", "accuracy", "deviation"]].isna().all(axis=None)
+    assert frame["low"].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it():
+    frame, _ = calibration_data(np.zeros((3, 2), dtype=np.float32), np.array([0, 0, 1]), bins=2)
+    assert frame["count"].tolist() == [3, 0]
+
+
+@given(st.integers(1, 200), st.integers(2, 12), st.floats(0, 6), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_calibration_error_is_that_of_a_plain_loop(n, num_classes, skill, seed):
+    logits, labels = answers(n, num_classes, skill, seed)
+    shares = torch.from_numpy(logits).double().softmax(1)
+    confidence, predicted = (part.numpy() for part in shares.max(1))
+    total = 0.0
+    for number in range(15):
+        inside = [i for i in range(n) if number / 15 < confidence[i] <= (number + 1) / 15]
+        if inside:
+            gap = np.mean([predicted[i] == labels[i] for i in inside]) - np.mean([confidence[i] for i in inside])
+            total += len(inside) / n * abs(gap)
+    frame, error = calibration_data(logits, labels)
+    assert error == pytest.approx(total, abs=1e-9) and 0 <= error <= 1
+    assert frame["count"].sum() == n and len(frame) == 15
+    _, one_bin = calibration_data(logits, labels, bins=1)
+    assert one_bin == pytest.approx(abs((predicted == labels).mean() - confidence.mean()), abs=1e-9)
+    assert one_bin <= error + 1e-9  # finer bins cannot hide more
+
+
+def test_a_calibrated_network_shows_the_error_that_chance_explains():
+    """Labels drawn from the network's own distribution, 60 times."""
+    generator = np.random.default_rng(0)
+    logits = (2 * generator.normal(size=(1000, 4))).astype(np.float32)
+    shares = torch.from_numpy(logits).double().softmax(1).numpy()
+    errors, expected = [], []
+    for _ in range(60):
+        labels = (generator.random((1000, 1)) > shares.cumsum(1)).sum(1).clip(max=3)
+        frame, error = calibration_data(logits, labels)
+        errors.append(error)
+        expected.append(math.sqrt(2 / math.pi) * (frame["count"] * frame["deviation"]).sum() / 1000)
+    assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.1)
+    assert calibration_data(3 * logits, labels)[1] > 3 * np.mean(errors)
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [(4.0, "over-confident by 2"), (1.0, "chance would not explain"), (0.3, "under-confident by 2")],
+)
+def test_calibration_sentence_says_the_direction_only_where_it_is_clear(scale, said):
+    generator = np.random.default_rng(3)
+    logits = (2 * generator.normal(size=(2000, 4))).astype(np.float32)
+    shares = torch.from_numpy(logits).double().softmax(1).numpy()
+    labels = (generator.random((2000, 1)) > shares.cumsum(1)).sum(1).clip(max=3)
+    frame, error = calibration_data(np.float32(scale) * logits, labels)
+    sentence = calibration_sentence(frame, error)
+    assert said in sentence and "n = 2,000" in sentence and f"15 bins is {100 * error:.2f} %" in sentence
+    accuracy = (logits.argmax(1) == labels).mean()
+    assert f"accuracy {100 * accuracy:.2f} %" in sentence
+
+
+def test_metrics_of_a_diverged_network_are_still_metrics():
+    logits = np.full((5, 7), np.nan, dtype=np.float32)
+    metrics = classification_metrics(logits, np.arange(5), tuple("abcdefg"))
+    assert math.isnan(metrics["expected_calibration_error"]) and math.isnan(metrics["test_loss"])
+
+
+@given(st.integers(1, 120), st.integers(2, 30), st.floats(0, 4), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_macro_f1_and_top_5_accuracy_are_scikit_learns(n, num_classes, skill, seed):
+    logits, labels = answers(n, num_classes, skill, seed)
+    metrics = classification_metrics(logits, labels, tuple(map(str, range(num_classes))))
+    expected = f1_score(labels, logits.argmax(1), average="macro", zero_division=0)
+    assert metrics["macro_f1"] == pytest.approx(expected)
+    assert metrics["expected_calibration_error"] == calibration_data(logits, labels)[1]
+    assert ("top_5_accuracy" in metrics) == (num_classes > 5)
+    if num_classes > 5:
+        expected = top_k_accuracy_score(labels, logits, k=5, labels=range(num_classes))
+        assert metrics["top_5_accuracy"] == pytest.approx(expected)
+
+
+# Which images are shown
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 10**6))
+def test_samples_do_not_depend_on_the_network_and_mistakes_are_the_surest(n, mistakes, seed):
+    logits = np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
+    labels = logits.argmax(1)
+    labels[:mistakes] = (labels[:mistakes] + 1) % 3
+    drawn = random_sample(logits, labels, count=12)
+    assert len(set(drawn.tolist())) == len(drawn) == min(12, n) and set(drawn) <= set(range(n))
+    assert set(drawn) == set(random_sample(-logits, labels, count=12))
+    is_correct = (logits.argmax(1) == labels)[drawn]
+    assert (np.diff(is_correct.astype(int)) >= 0).all()
+    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    shown = surest_mistakes(logits, labels, count=6)
+    assert len(set(shown.tolist())) == len(shown) == min(6, len(wrong)) and set(shown) <= set(wrong)
+    certainty = torch.from_numpy(logits).softmax(1).max(1).values.numpy()
+    assert (np.diff(certainty[shown]) <= 1e-6).all()
+    if len(shown):
+        assert certainty[shown].min() >= max(certainty[[i for i in wrong if i not in shown]], default=0) - 1e-6
+
+
+def test_the_sample_is_fair_over_the_split():
+    """Every tenth of a split of 100,000 images gets its share of 2,000: within 5 standard deviations of 200."""
+    logits, labels = np.zeros((100_000, 2), dtype=np.float32), np.zeros(100_000, dtype=np.int64)
+    counts = np.bincount(random_sample(logits, labels, count=2000) // 10_000, minlength=10)
+    assert counts.sum() == 2000 and np.abs(counts - 200).max() < 5 * math.sqrt(2000 * 0.1 * 0.9)
+
+
+def test_kept_predictions_hold_the_images_of_samples_and_mistakes(search_run):
+    results = load_search(search_run.path)
+    evaluate_search(results, device="cpu")
+    kept = evaluate_search(results, device="cpu").winner.predictions  # read from the file
+    test = load_test(results.config.data)
+    np.testing.assert_array_equal(kept.sample_images, test.images[kept.sample_indices])
+    np.testing.assert_array_equal(kept.mistake_images, test.images[kept.mistake_indices])
+    assert len(kept.sample_indices) == 12
+    assert (kept.logits.argmax(1) != kept.labels)[kept.mistake_indices].all() and len(kept.mistake_indices)
+
+
+def test_predictions_kept_without_mistakes_are_made_again(search_run, monkeypatch):
+    opened = []
+    monkeypatch.setattr(predictions_module, "load_test", lambda config, _: opened.append(config) or load_test(config))
+    first = evaluate_search(load_search(search_run.path), device="cpu")
+    for path in (search_run.path / "report").glob("predictions-*.npz"):
+        with np.load(path) as arrays:
+            older = {name: arrays[name] for name in ("logits", "labels", "sample_indices", "sample_images")}
+        np.savez_compressed(path, **older)
+    again = evaluate_search(load_search(search_run.path), device="cpu")
+    assert again.winner.metrics() == first.winner.metrics() and len(again.winner.predictions.mistake_images)
+    assert len(opened) == 2 == len(again.openings)
+
+
+# Class by class
+
+
+def test_per_class_data_is_sorted_by_recall_with_scipys_intervals():
+    rows = [("a", 0.9, 10), ("b", 0.5, 4), ("never there", 0.0, 0), ("c", 1.0, 3), ("d", 0.0, 2)]
+    per_class = [{"class": name, "recall": r, "precision": 0.25, "support": s} for name, r, s in rows]
+    data = figures.per_class_data(per_class)
+    assert data["class"].tolist() == ["d", "b", "a", "c"] and data["rank"].tolist() == [1, 2, 3, 4]
+    for row, (hits, n) in zip(data.itertuples(), [(0, 2), (2, 4), (9, 10), (3, 3)], strict=True):
+        interval = binomtest(hits, n).proportion_ci(method="wilson")
+        assert (row.low, row.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
+
+
+def test_of_many_classes_the_worst_and_the_best_are_shown():
+    per_class = [{"class": f"c{i}", "recall": i / 100, "precision": 0.5, "support": 100} for i in range(100)]
+    data = figures.per_class_data(per_class[::-1])
+    assert data["class"].tolist() == [f"c{i}" for i in (*range(10), *range(90, 100))]
+    assert data["rank"].tolist() == [*range(1, 11), *range(91, 101)]
+    texts = [text.get_text() for text in figures.plot_per_class(data).axes[0].texts]
+    assert texts == ["80 classes between"]
+    assert len(figures.per_class_data(per_class[:20])) == 20
+    assert not figures.plot_per_class(figures.per_class_data(per_class[:20])).axes[0].texts
+
+
+def test_bars_are_as_long_as_recall_and_precision():
+    per_class = [
+        {"class": "a", "recall": 0.75, "precision": 0.6, "support": 8},
+        {"class": "b", "recall": 0.5, "precision": 1.0, "support": 8},
+    ]
+    axes = figures.plot_per_class(figures.per_class_data(per_class)).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([50, 75, 100, 60])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+
+
+# Sentences
+
+
+def sample(label: str, predicted: str, confidence: float) -> Sample:
+    return Sample(np.zeros((2, 2, 3), dtype=np.uint8), label, predicted, [(predicted, confidence)])
+
+
+def test_samples_sentence_compares_the_sample_with_the_split():
+    samples = [sample("a", "b", 0.9), sample("a", "a", 0.9), sample("b", "b", 0.9)]
+    sentence = samples_sentence(samples, {"n": 4000, "test_accuracy": 0.8125})
+    assert sentence.startswith("3 of 4,000 test images drawn at random")
+    assert "Classified correctly: 2 of 3, over the whole split 81.25 %" in sentence
+    assert samples_sentence(samples, {"n": 3, "test_accuracy": 2 / 3}).startswith("All test images, mistakes first")
+
+
+def test_mistakes_sentence_counts_and_names_the_commonest_pair():
+    logits = in_order([[0.98, 0.02], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3], [0.9, 0.1]])
+    labels = np.array([1, 1, 1, 1, 0, 0])
+    shown = [sample("b", "a", confidence) for confidence in (0.98, 0.9, 0.8)]
+    sentence = mistakes_sentence(shown, logits, labels)
+    assert sentence.startswith("The 3 most confident of 4 mistakes, confidence 98.0 % down to 80.0 %")
+    assert "3 of them are b taken for a." in sentence
+    assert "when wrong is 82.0 %, when right 80.0 %" in sentence
+    assert mistakes_sentence([*shown, sample("b", "a", 0.6)], logits, labels).startswith("Every mistake")
+    assert "no mistake on 2 test images" in mistakes_sentence([], logits[:2], np.array([0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"crop_padding": 0, "flip": False}, "unchanged, for the config has no augmentation"),
+        ({"crop_padding": 1, "flip": False}, "shifted by up to 1 pixel each way, the border reflected"),
+        ({"crop_padding": 0, "flip": True}, "mirrored left to right with probability 0.5"),
+        (
+            {"crop_padding": 3, "flip": False, "cutout": 8},
+            "shifted by up to 3 pixels each way, the border reflected; "
+            "with a square of 8 × 8 pixels hidden behind the mean colour",
+        ),
+    ],
+)
+def test_the_augmentation_is_said_as_configured(config, said):
+    assert augmentation_text(DataConfig(**config)) == said
+
+
+def test_long_names_keep_their_end():
+    assert short("class number 1234") == "class num…1234" and short("a\nb") == "a b"
+    assert len(short("x" * 300)) == 14 and len(short("x" * 300, 12)) == 12
+
+
+# The batch of training images
+
+
+def test_the_batch_is_what_training_feeds_the_network(search_run, digits):
+    base = load_search(search_run.path).config
+    config = base.override({"data.crop_padding": 2, "data.flip": True, "data.cutout": 3, "train.seed": 11})
+    seen = []
+    state = new_state(config, digits)
+    state.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    next(train(state, digits))
+    batch = training_batch(5, config, digits)
+    assert batch.images.shape == (16, 8, 8, 3) and batch.images.dtype == np.uint8
+    np.testing.assert_array_equal(batch.images, seen[0][:16].permute(0, 2, 3, 1).numpy())
+
+
+def test_labels_of_the_batch_belong_to_its_images(search_run, digits, monkeypatch):
+    from analysis.evaluating import evaluation as module
+
+    loaded = []
+    load = module.load_data
+    monkeypatch.setattr(module, "load_data", lambda config, _: loaded.append(config) or load(config))
+    evaluation = evaluate_search(load_search(search_run.path), device="cpu")
+    assert len(loaded) == 1  # the batch costs no loading of its own
+    batch = evaluation.training_batch
+    known = {image.tobytes(): label for image, label in zip(digits.train.images, digits.train.labels, strict=True)}
+    assert [known[image.tobytes()] for image in batch.images] == batch.labels.tolist()  # nothing augments this search
+    picture = training_batch_picture(evaluation)
+    assert f"trial {evaluation.winner.number} " in picture.sentence and "no augmentation" in picture.sentence
+    assert [axes.get_title() for axes in picture.figure.axes] == [batch.class_names[i] for i in batch.labels]
+
+
+def test_without_data_or_a_winner_there_is_no_batch(search_run, make_run, monkeypatch):
+    from training.data import DataError
+
+    def missing(*_):
+        raise DataError("the images are gone.")
+
+    assert training_batch_picture(evaluate_search(load_search(make_run("empty").path), device="cpu")) is None
+    monkeypatch.setattr("analysis.evaluating.evaluation.load_data", missing)
+    evaluation = evaluate_search(load_search(search_run.path), device="cpu")
+    assert evaluation.winner is not None and training_batch_picture(evaluation) is None
+
+
+# All pictures
+
+
+def test_pictures_come_in_order_and_are_those_of_the_winner(search_run):
+    evaluation = evaluate_search(load_search(search_run.path), device="cpu")
+    pictures = prediction_pictures(evaluation.winner)
+    assert [picture.name for picture in pictures] == ["confusion", "per_class", "calibration", "samples", "mistakes"]
+    metrics = evaluation.winner.metrics()
+    wrong = round(metrics["n"] * (1 - metrics["test_accuracy"]))
+    assert f"12 most confident of {wrong:,} mistakes" in pictures[4].sentence
+    assert f"{100 * metrics['expected_calibration_error']:.2f} %" in pictures[2].sentence
+    calibration = figures.calibration_data(evaluation.winner.predictions.logits, evaluation.winner.predictions.labels)
+    points = pictures[2].figure.axes[0].lines[1].get_xydata() / 100
+    there = calibration[0][calibration[0]["count"] > 0]
+    np.testing.assert_allclose(points, there[["confidence", "accuracy"]])
+    titles = [axes.get_title() for axes in pictures[4].figure.axes]
+    kept = evaluation.winner.predictions
+    assert titles == [evaluation.winner.class_names[kept.labels[i]] for i in kept.mistake_indices]
+
+
+@pytest.mark.parametrize(
+    ("n", "names", "skill"),
+    [
+        (1, ("cat", "dog"), 50.0),
+        (9, ("never", "right", "here"), -50.0),
+        (60, HOSTILE, 1.0),
+        (2000, tuple(f"class number {index}" for index in range(100)), 3.0),
+    ],
+)
+def test_pictures_of_any_number_of_classes_can_be_drawn(n, names, skill, tmp_path):
+    evaluation = evaluated(*answers(n, len(names), skill), names, tmp_path)
+    for picture in [*prediction_pictures(evaluation.winner), training_batch_picture(evaluation)]:
+        svg = to_svg(picture.figure, picture.name)
+        assert svg.startswith("<svg") and "script" not in svg and "frac" not in svg
+        assert len(svg) < 400_000 and picture.sentence.endswith(".") and "nan" not in picture.sentence
