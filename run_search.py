@@ -34,7 +34,8 @@ def search(arguments: list[str] | None, started: float) -> int:
 
     from search.command_line import Plan, parse, plan_search, resume_command
     from search.record.run_directory import SearchError
-    from training.config import ConfigError, DataError, printable
+    from training.errors import ConfigError, DataError
+    from training.messages import printable
 
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)

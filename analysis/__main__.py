@@ -23,8 +23,8 @@ from analysis.findings.confirmation import confirmation_sentences
 from analysis.findings.verdict import cost, distinct, gain, reproduction
 from analysis.reading.results import AnalysisError, SearchResults, load_search, newest_run
 from analysis.report import Analysis, analyse, write_report
-from training.config import parse_flags
-from training.data import DataError
+from search.flags import parse_flags
+from training.errors import DataError
 
 CLASSES_SHOWN = 5  # of an image's distribution
 BAR_WIDTH = 30  # characters

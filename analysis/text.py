@@ -4,7 +4,7 @@ import math
 import shlex
 from typing import Any
 
-from training.config import printable as printable
+from training.messages import printable as printable
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -14,12 +14,16 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig, contradictions, load_config, parse_config, read_yaml
+from search.flags import parse_flags
 from search.interruption import NOTHING_BEGUN
 from search.propose.warm_start import check_earlier
 from search.record.run_directory import CONFIG, KINDS, Kind, SearchError, open_run, refuse_links
 from search.record.run_storage import RunStorage
 from search.record.storage import child_url, is_url, parent_url
-from training.config import ConfigError, parse_flags, parse_yaml, printable, validate
+from search.strict_yaml import parse_yaml
+from training.config import validate
+from training.errors import ConfigError
+from training.messages import printable
 
 if TYPE_CHECKING:  # else Ray and torch would be imported, which take seconds, before anything is checked
     from search.workers.retraining import Retraining

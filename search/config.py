@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from search.record.storage import STORAGE_ERRORS, is_url, open_url
 from search.space import Scalar, SearchSpace, SpaceEntry, differences
+from search.strict_yaml import parse_yaml
 from training.config import (
-    ConfigError,
     DataConfig,
     FrozenConfig,
     ModelConfig,
@@ -22,13 +22,12 @@ from training.config import (
     TrainConfig,
     TrialConfig,
     config_paths,
-    parse_yaml,
-    shown,
-    unknown_key,
     validate,
 )
 from training.costs import count_costs
+from training.errors import ConfigError
 from training.geometry import InfeasibleError
+from training.messages import shown, unknown_key
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 # What --resume may change: the budget, and where and on what the search runs.

@@ -13,15 +13,9 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 from pydantic import Field, model_validator
 
-from training.config import (
-    PER_LAYER_FIELDS,
-    ConfigError,
-    FrozenConfig,
-    ModelConfig,
-    TrialConfig,
-    config_paths,
-    unknown_key,
-)
+from training.config import PER_LAYER_FIELDS, FrozenConfig, ModelConfig, TrialConfig, config_paths
+from training.errors import ConfigError
+from training.messages import unknown_key
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | int | FiniteFloat | str

@@ -341,7 +341,8 @@ LOAD_EACH = """\
 import resource, sys
 from pathlib import Path
 from training.config import DataConfig
-from training.data import DataError, load_data
+from training.data import load_data
+from training.errors import DataError
 for place in sorted(Path(sys.argv[1]).iterdir()):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:

@@ -16,7 +16,7 @@ FORBIDDEN = {
     "analysis": {"ray", "search", "run_search"},
 }
 # What the analysis may know of the search; none of these imports Ray or torch.
-OPEN_TO_ANALYSIS = ("search.record", "search.space", "search.config")
+OPEN_TO_ANALYSIS = ("search.record", "search.space", "search.config", "search.flags")
 TOP_LEVEL = {*PACKAGES, "tests", "configs", "run_search.py", "pyproject.toml", "README.md", "LICENSE"}
 
 

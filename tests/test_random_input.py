@@ -34,9 +34,10 @@ import search.dry_run
 import search.workers.tuner  # noqa: F401, here and not by the first example
 from analysis.figures.style import Picture
 from search.config import SearchConfig, parse_config
+from search.strict_yaml import parse_yaml
 from training import load_data, load_test, new_state, save_checkpoint, train
-from training.config import DataConfig, TrialConfig, config_paths, parse_yaml
-from training.data import DataError
+from training.config import DataConfig, TrialConfig, config_paths
+from training.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an example that fails
 CONFIGS = {file.stem: file.read_text() for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}

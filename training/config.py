@@ -3,32 +3,17 @@
 Knows neither ray nor optuna. A dotted path such as `model.kernel_size` names a field here and everywhere else.
 """
 
-import difflib
-import reprlib
-import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import ConfigError
+from training.messages import shown, unknown_key
 
 C = TypeVar("C", bound=BaseModel)
 PER_LAYER_FIELDS = ("width", "kernel_size", "stride", "padding", "pooling")
 LARGEST = 10**9  # of any count or size: what is computed from some of them is finite then
-LONGEST_ERROR, LONGEST_VALUE = 1000, 150  # characters
-
-
-class DataError(Exception):
-    """Images that cannot be used: names the file, class or size, and the remedy."""
-
-
-class ConfigError(ValueError):
-    """Everything wrong with a config, at once: `errors` holds a line for each key."""
-
-    def __init__(self, errors: list[str]) -> None:
-        self.errors = [shortened(error, LONGEST_ERROR) for error in errors]
-        super().__init__("\n".join(self.errors))
 
 
 class FrozenConfig(BaseModel):
@@ -222,12 +207,6 @@ def config_paths(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def unknown_key(path: str, known: Iterator[str] | list[str]) -> str:
-    """The message for a key that does not exist, with the nearest one that does."""
-    nearest = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
-    return f"{path}: unknown key" + (f"; did you mean {nearest[0]}?" if nearest else "")
-
-
 def validate(config: type[C], values: Any) -> C:
     """A validated config, or a ConfigError that lists every error with key, constraint and value."""
     try:
@@ -253,73 +232,3 @@ def _describe(error: ValidationError, config: type[BaseModel]) -> Iterator[str]:
             problems.setdefault(key, ([], item["input"]))[0].append(item["msg"].removeprefix("Input "))
     for key, (constraints, got) in problems.items():
         yield f"{key}: {' or '.join(dict.fromkeys(constraints))}, got {shown(got)}"
-
-
-def shown(value: Any) -> str:
-    """repr of any value, of which only the beginning is written out where it is long."""
-    brief = reprlib.Repr()
-    brief.maxlevel = 3
-    brief.maxlist = brief.maxtuple = brief.maxdict = brief.maxset = 20
-    brief.maxstring = brief.maxother = brief.maxlong = LONGEST_VALUE
-    return shortened(brief.repr(value), LONGEST_VALUE)
-
-
-def printable(words: object) -> str:
-    """A text on one line: line breaks, escape codes and the like are written as Python writes them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(words))
-
-
-def shortened(text: str, length: int) -> str:
-    """A text without its middle where it has more characters."""
-    half = length // 2 - 2
-    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
-
-
-def parse_flags(parser: ArgumentParser, arguments: Iterable[str] | None) -> Namespace:
-    """What parser.parse_args gives, but for `--flag=--`, which argparse takes for an empty list: an error."""
-    for word in sys.argv[1:] if arguments is None else arguments:
-        if word.startswith("--") and word.endswith("=--"):
-            parser.error(f"argument {word.removesuffix('=--')}: expected a value, got '--'")
-    return parser.parse_args(None if arguments is None else list(arguments))
-
-
-def parse_yaml(text: str | bytes) -> Any:
-    """The value of a YAML text. Raises ValueError, whatever is wrong with it."""
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(shortened(" ".join(str(error).split()), LONGEST_ERROR // 2)) from None
-    except Exception as error:  # PyYAML raises half a dozen kinds, without a place
-        raise ValueError(f"a value does not fit its tag, or it is nested too deeply: {shown(error)}") from None
-
-
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is eight times as fast
-
-
-class _StrictLoader(_SafeLoader):
-    """Plain YAML, in which no key comes twice and integers fit into 64 bits."""
-
-    def __init__(self, stream: str | bytes) -> None:
-        super().__init__(stream)
-        self._flat: set[yaml.MappingNode] = set()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Called before a mapping is made; the first time its keys are still those of the text."""
-        if node in self._flat:
-            return
-        self._flat.add(node)
-        names: set[tuple[str, str]] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in names:
-                raise yaml.MarkedYAMLError(None, None, f"{shown(key.value)} is given twice", key.start_mark)
-            names.add((key.tag, key.value))
-        super().flatten_mapping(node)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        value: int = super().construct_yaml_int(node)
-        if not -(2**63) <= value < 2**63:
-            raise yaml.MarkedYAMLError(None, None, "an integer beyond 64 bits", node.start_mark)
-        return value
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)

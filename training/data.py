@@ -24,7 +24,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.config import DataConfig, DataError
+from training.config import DataConfig
+from training.errors import DataError
 from training.files import new_file
 
 CIFAR = ("cifar10", "cifar100")

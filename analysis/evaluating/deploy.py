@@ -21,7 +21,8 @@ from analysis.reading.results import AnalysisError, SearchResults
 from analysis.text import run_search
 from training import load_model
 from training.checkpoint import CheckpointError, read_meta
-from training.data import DataError, decode_image
+from training.data import decode_image
+from training.errors import DataError
 from training.evaluate import autocast
 from training.model import ConvNet
 

@@ -24,7 +24,8 @@ from analysis.reading.results import AnalysisError, SearchResults
 from training import load_data, load_model
 from training.checkpoint import CheckpointError, read_meta
 from training.config import DataConfig, TrialConfig
-from training.data import DataError, TrainData, augmentation, batch_loader
+from training.data import TrainData, augmentation, batch_loader
+from training.errors import DataError
 from training.evaluate import evaluate
 from training.loop import seeded
 

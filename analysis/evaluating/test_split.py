@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from analysis.evaluating.metrics import random_sample, surest_mistakes
 from training import load_model, load_test
 from training.config import DataConfig
-from training.data import DataError, ImageSet, batch_loader
+from training.data import ImageSet, batch_loader
+from training.errors import DataError
 from training.evaluate import predict
 
 EVALUATION_BATCH = 256  # images

@@ -17,8 +17,8 @@ import yaml
 from analysis.figures.search_figures import reasons_data
 from analysis.reading.results import SearchResults
 from analysis.text import percent, plural, points, run_search, shown
-from training.config import ConfigError
 from training.costs import count_costs
+from training.errors import ConfigError
 from training.geometry import InfeasibleError
 
 Verdict = Literal["act", "look", "unknown", "fine"]

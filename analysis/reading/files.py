@@ -15,8 +15,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.reading.tables import Curve
+from search.strict_yaml import parse_yaml
 from training.checkpoint import CheckpointError, newest_checkpoint, read_meta
-from training.config import LARGEST, ConfigError, TrialConfig, parse_yaml, shown, validate
+from training.config import LARGEST, TrialConfig, validate
+from training.errors import ConfigError
+from training.messages import shown
 
 CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal"
 TRIAL_DIRECTORY = re.compile(r"trial_(\d+)_.*")

@@ -24,7 +24,8 @@ from analysis.reading.files import (
 from analysis.reading.files import AnalysisError as AnalysisError
 from analysis.reading.tables import Curve, epochs_table, last_epoch, trials_table
 from search.record.storage import Mirror, child_of, is_url, url_name
-from training.config import TrialConfig, shown
+from training.config import TrialConfig
+from training.messages import shown
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml, 
 from search.record.run_directory import CONFIG, JOURNAL, SearchError, open_run
 from search.record.run_storage import RunStorage
 from search.space import FIXED_PATHS, SearchSpace, describe, differences, value_by_path
-from training.config import ConfigError, shown
+from training.errors import ConfigError
+from training.messages import shown
 
 COMPARED_PATHS = sorted(FIXED_PATHS - {"data.data_dir", "train.seed"})
 

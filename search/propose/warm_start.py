@@ -14,7 +14,7 @@ from search.propose.earlier import EarlierSearch, EarlierTrial, map_trial, read_
 from search.record.run_directory import SearchError
 from search.record.run_storage import RunStorage
 from search.record.storage import is_url
-from training.config import ConfigError
+from training.errors import ConfigError
 
 BEST_FIRST = 3  # configurations of earlier searches that are trained right after trial 0
 DONE = "warm_start"  # user attribute of the study, written last: the lines that were printed

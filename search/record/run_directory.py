@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial
 
 from search.config import SearchConfig
 from search.record.storage import patiently
-from training.config import printable
 from training.files import new_file
+from training.messages import printable
 
 CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal"
 CREATE_TRIAL = 4  # Optuna's code of that operation

@@ -11,7 +11,7 @@ from search.screen.progress import describe_params, leaderboard, rank_trials
 from search.workers.bridge import is_infeasible
 from search.workers.retraining import summary_table
 from search.workers.tuner import Outcome
-from training.config import printable
+from training.messages import printable
 
 
 def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:

@@ -26,7 +26,7 @@ from search.screen.hparams import (
     session_start,
 )
 from search.workers.bridge import METRIC, TIME_ATTR, LiveTrial, StudySearcher, counts_towards_num_samples
-from training.config import printable
+from training.messages import printable
 
 OUT_OF_MEMORY = r"MemoryError|[Oo]ut of memory|can't allocate memory|Unable to allocate"  # Python, CUDA, torch, numpy
 CURVES = {

@@ -34,9 +34,9 @@ from search.workers.cluster import Share, workers
 from search.workers.ray_faults import mend_ray
 from search.workers.retraining import Retraining, RetrainingSearcher, fixed_config
 from search.workers.trainable import trainable
-from training.config import printable
 from training.data import TrainData, load_data
 from training.loop import EpochResult
+from training.messages import printable
 
 CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
 SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the command: workers, Ray, the leaderboard

@@ -41,8 +41,8 @@ from search.config import SearchConfig
 from search.record.run_directory import SearchError
 from training import load_model, load_test
 from training.checkpoint import CheckpointError, read_meta
-from training.config import ConfigError
-from training.data import DataError, ImageSet, batch_loader, load_official_train
+from training.data import ImageSet, batch_loader, load_official_train
+from training.errors import ConfigError, DataError
 from training.evaluate import evaluate
 
 ROOT = Path(__file__).parents[2]

@@ -52,8 +52,9 @@ from search.command_line import parse, plan_search
 from search.config import SearchConfig, why_infeasible
 from search.workers.cluster import trial_resources
 from training import TrialConfig, load_data, save_checkpoint
-from training.config import ConfigError, DataConfig
+from training.config import DataConfig
 from training.data import ImageSet, TrainData
+from training.errors import ConfigError
 from training.evaluate import evaluate
 from training.loop import EpochResult, TrainState, state_of_model
 from training.model import ConvNet

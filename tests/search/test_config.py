@@ -17,7 +17,8 @@ from search.config import (
     parse_config,
     why_infeasible,
 )
-from training.config import ConfigError, config_paths
+from training.config import config_paths
+from training.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from training.config import (
-    ConfigError,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-    TrialConfig,
-    config_paths,
-    validate,
-)
+from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrialConfig, config_paths, validate
+from training.errors import ConfigError
 
 
 @given(config=...)

@@ -26,9 +26,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from training import data as data_module
-from training.config import ConfigError, DataConfig, validate
+from training.config import DataConfig, validate
 from training.data import (
-    DataError,
     ImageSet,
     TrainData,
     augmentation,
@@ -42,6 +41,7 @@ from training.data import (
     load_test,
     split_train,
 )
+from training.errors import ConfigError, DataError
 
 # Split and statistics
 

@@ -19,7 +19,8 @@ from analysis.evaluating.deploy import BestModel, classify, export_model, load_b
 from analysis.text import printable
 from training import load_model
 from training.config import DataConfig, ModelConfig
-from training.data import DataError, load_official_train
+from training.data import load_official_train
+from training.errors import DataError
 from training.model import ConvNet
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)

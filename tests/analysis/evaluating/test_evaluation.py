@@ -14,7 +14,7 @@ from analysis.evaluating import test_split as predictions_module
 from analysis.evaluating.evaluation import evaluate_search
 from analysis.evaluating.metrics import classification_metrics, paired_gain, wilson_interval
 from training import load_model, load_test
-from training.data import DataError
+from training.errors import DataError
 
 
 @pytest.fixture

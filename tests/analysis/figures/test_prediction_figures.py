@@ -316,7 +316,7 @@ def test_labels_of_the_batch_belong_to_its_images(search_run, digits, monkeypatc
 
 
 def test_without_data_or_a_winner_there_is_no_batch(search_run, make_run, monkeypatch):
-    from training.data import DataError
+    from training.errors import DataError
 
     def missing(*_):
         raise DataError("the images are gone.")

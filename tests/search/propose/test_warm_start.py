@@ -17,7 +17,7 @@ from search.propose.warm_start import check_earlier, warm_start
 from search.record.run_directory import CONFIG, JOURNAL, locked, open_study
 from search.screen.progress import rank_trials
 from search.workers.bridge import NumberedASHA, StudySearcher
-from training.config import ConfigError
+from training.errors import ConfigError
 
 SPACE: dict[str, Any] = {
     "model.depth": {"int": [1, 4]},
