@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from search.feasibility import check_defaults
 from search.record.storage import STORAGE_ERRORS, is_url, open_url
-from search.space import Scalar, SearchSpace, SpaceEntry, differences
+from search.space import Scalar, SearchSpace, SpaceEntry
 from search.strict_yaml import parse_yaml
 from training.config import (
     DataConfig,
@@ -24,9 +25,7 @@ from training.config import (
     config_paths,
     validate,
 )
-from training.costs import count_costs
 from training.errors import ConfigError
-from training.geometry import InfeasibleError
 from training.messages import shown, unknown_key
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
@@ -245,57 +244,6 @@ def _name_entry_fields(error: str) -> str:
         return error
     fields = (field.alias or name for name, field in SpaceEntry.model_fields.items())
     return f"{path}: unknown key; an entry takes {', '.join(fields)}"
-
-
-def why_infeasible(config: TrialConfig, bounds: SearchSection, num_classes: int) -> tuple[str, float] | None:
-    """(reason, violation > 0) for a network that cannot exist or costs more than allowed, else None."""
-    try:
-        num_params, multiply_adds = count_costs(
-            config.model, (3, config.data.image_size, config.data.image_size), num_classes
-        )
-    except InfeasibleError as error:
-        return f"impossible network: {error}", 1.0
-    for name, cost, bound in (
-        ("params", num_params, bounds.max_params),
-        ("multiply_adds", multiply_adds, bounds.max_multiply_adds),
-    ):
-        if bound is not None and cost > bound:
-            return f"num_{name} {cost:,} > search.max_{name} {bound:,}".replace("num_mul", "mul"), cost / bound - 1
-    return None
-
-
-def why_unfit(
-    params: Mapping[str, Any], space: SearchSpace, bounds: SearchSection, num_classes: int
-) -> tuple[str, float] | None:
-    """(reason, violation > 0) for params that do not fit together, or whose network is infeasible, else None."""
-    try:
-        return why_infeasible(space.apply(params), bounds, num_classes)
-    except ConfigError as error:
-        return "; ".join(error.errors), 1.0
-
-
-def first_params(config: SearchConfig, num_classes: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Params of search.first, and why some are left out: other flags can change what fits."""
-    space, params, left_out = config.search_space, [], []
-    for index, changes in enumerate(config.search.first):
-        wanted = config.base.override(changes)
-        drawn, _ = space.nearest(wanted)
-        outside = differences(wanted, space.apply(drawn))
-        problem = why_unfit(drawn, space, config.search, num_classes)
-        if outside:
-            left_out.append(f"search.first.{index} is left out: its {', '.join(outside)} cannot be drawn in this space")
-        elif problem:
-            left_out.append(f"search.first.{index} is left out: {problem[0]}")
-        else:
-            params.append(drawn)
-    return params, left_out
-
-
-def check_defaults(config: SearchConfig, num_classes: int) -> None:
-    """Refuse a config whose own network is impossible or above a bound. Raises ConfigError."""
-    problem = why_infeasible(config.base, config.search, num_classes)
-    if problem:
-        raise ConfigError([f"model: the default network must be feasible, but it is not: {problem[0]}"])
 
 
 def contradictions(saved: SearchConfig, wanted: SearchConfig) -> list[str]:

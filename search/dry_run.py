@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search.config import SearchConfig, check_defaults
+from search.config import SearchConfig
 from search.estimate import (
     Measurement,
     affordable_trials,
@@ -24,7 +24,7 @@ from search.estimate import (
     expected_epochs,
     expected_seconds,
 )
-from search.propose.random_networks import feasible_networks
+from search.feasibility import check_defaults, feasible_networks
 from search.record.run_directory import SearchError
 from search.screen.progress import describe_params
 from search.space import describe

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
-from types import SimpleNamespace
 
 import numpy as np
-from ray.tune.schedulers import TrialScheduler
 
 from search.config import SearchConfig
-from search.workers.bridge import METRIC, TIME_ATTR, NumberedASHA
+from search.record.rungs import Rungs
 from search.workers.tuner import CHECKPOINTS_KEPT, SHUTDOWN_SECONDS
 
 # A search lies between one that learns nothing, in which ASHA meets its trials in random order, and one in which every
@@ -76,21 +74,19 @@ def simulate_epochs(config: SearchConfig, num_trials: int, slots: int, seed: int
     """Epochs that ASHA lets each of some trials of random, unchanging quality train, `slots` at a time in step."""
     quality = np.random.default_rng(seed).random(num_trials)
     quality[0] = DEFAULTS_QUALITY
-    scheduler, epochs = NumberedASHA(config), [0] * num_trials
-    waiting = iter([SimpleNamespace(config={"number": number}) for number in range(num_trials)])
-    running: list[SimpleNamespace] = []
+    scheduler, epochs = config.scheduler, [0] * num_trials
+    rungs = Rungs(scheduler.grace_epochs, scheduler.reduction_factor, config.train.epochs)
+    waiting, running = iter(range(num_trials)), list[int]()
     while True:
-        for trial in islice(waiting, slots - len(running)):
-            scheduler.on_trial_add(None, trial)
-            running.append(trial)
+        running += islice(waiting, slots - len(running))
         if not running:
             return epochs
-        for trial in running.copy():
-            number = trial.config["number"]
+        for number in running.copy():
             epochs[number] += 1
-            result = {TIME_ATTR: epochs[number], METRIC: float(quality[number])}
-            if scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP:
-                running.remove(trial)
+            is_last = epochs[number] == config.train.epochs
+            stopped = rungs.stops(number, epochs[number], float(quality[number])) and number != 0
+            if is_last or stopped:
+                running.remove(number)
 
 
 def expected_seconds(config: SearchConfig, num_trials: int, num_epochs: float, measured: Measurement) -> float:

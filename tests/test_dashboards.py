@@ -27,10 +27,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from analysis.figures.style import Picture, drawing, save_png
 from analysis.tensorboard import write_evaluation
 from search.config import SearchConfig, parse_config
+from search.record.endings import Ending, Infeasible, end_infeasible, end_pruned
 from search.record.run_directory import locked, open_study
 from search.record.run_storage import RunStorage
 from search.screen.progress import CURVES, Progress, trial_directory
-from search.workers.bridge import StudySearcher, end_trial
+from search.workers.bridge import StudySearcher
 from search.workers.tuner import unfinished_trials
 
 PROJECT = Path(__file__).parents[1]
@@ -356,9 +357,8 @@ def test_optuna_dashboard_follows_a_search_that_runs(tmp_path: Path) -> None:
 
         pruned, infeasible, failed = study.ask(), study.ask(), study.ask()
         pruned.report(0.99, 1)  # better than the best, at a third of the epochs
-        end_trial(study, pruned, "asha")
-        infeasible.set_constraint("feasible", 2.0)
-        end_trial(study, infeasible, "infeasible", "too large")
+        end_pruned(study, pruned, Ending.ASHA)
+        end_infeasible(study, infeasible, Infeasible("max_params", "too large", 300, 100))
         study.tell(failed, state=TrialState.FAIL)
         study.tell(running, 0.75)
         study.enqueue_trial({"optimizer.learning_rate": 0.5})

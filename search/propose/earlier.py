@@ -4,7 +4,6 @@ A trial is the same in both where nothing that trains it differs but its seed an
 where epochs, images and split are the same.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml, why_infeasible
+from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml
+from search.feasibility import why_infeasible
+from search.record.endings import SOURCE, Ending, ending_of
 from search.record.run_directory import CONFIG, JOURNAL, SearchError, open_run
 from search.record.run_storage import RunStorage
 from search.space import FIXED_PATHS, SearchSpace, describe, differences, value_by_path
@@ -98,7 +99,7 @@ def map_trial(
     trial: FrozenTrial, search: EarlierSearch, config: SearchConfig, space: SearchSpace, num_classes: int
 ) -> EarlierTrial:
     """An earlier trial as a point of the space of `config`."""
-    source = trial.user_attrs.get("source", f"{search.name}#{trial.number}")
+    source = trial.user_attrs.get(SOURCE, f"{search.name}#{trial.number}")
     useless = why_useless(trial)
     if useless is not None:
         return EarlierTrial(source, trial, None, (useless,))
@@ -117,8 +118,7 @@ def map_trial(
             reasons.append(f"{path} is {value} there and {state} at {value_by_path(here)[path]!r} here")
     problem = why_infeasible(here, config.search, num_classes)
     if problem is not None and not reasons:  # else it is the nearest network that is infeasible
-        kind = re.sub(r" [\d,]+ >", " >", problem[0]).partition(":")[0]  # to be counted, without the network's numbers
-        reasons.append(f"infeasible here: {kind}")
+        reasons.append(f"infeasible here: {problem.kind_in_words}")
     usable = problem is None and outside.keys() <= params.keys()
     return EarlierTrial(source, trial, params if usable else None, tuple(reasons))
 
@@ -129,6 +129,6 @@ def why_useless(trial: FrozenTrial) -> str | None:
         return "not finished"
     if trial.state == TrialState.FAIL:
         return "failed there"
-    if trial.user_attrs.get("stopped_by") == "infeasible":
+    if ending_of(trial) == Ending.INFEASIBLE:
         return "infeasible there"
     return "ended before the first epoch" if trial.value is None else None

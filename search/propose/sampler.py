@@ -16,7 +16,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
-from search.config import SearchConfig, why_unfit
+from search.config import SearchConfig
+from search.feasibility import why_unfit
 from search.propose.gaussian_process import GaussianProcess
 from search.space import SearchSpace
 

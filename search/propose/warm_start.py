@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from search.config import SearchConfig
 from search.propose.earlier import EarlierSearch, EarlierTrial, map_trial, read_search
+from search.record.endings import SOURCE
 from search.record.run_directory import SearchError
 from search.record.run_storage import RunStorage
 from search.record.storage import is_url
@@ -88,7 +89,7 @@ def add_trials(
     study: optuna.Study, trials: Sequence[EarlierTrial], distributions: Mapping[str, BaseDistribution]
 ) -> None:
     """Add trials as they ended, with where they come from; those that the study holds already are left out."""
-    present = {(trial.user_attrs.get("source"), trial.datetime_start) for trial in study.get_trials(deepcopy=False)}
+    present = {(trial.user_attrs.get(SOURCE), trial.datetime_start) for trial in study.get_trials(deepcopy=False)}
     for each in trials:
         if each.params is None or each.identity in present:
             continue
@@ -98,7 +99,7 @@ def add_trials(
             params=each.params,
             distributions={name: distributions[name] for name in each.params},
             intermediate_values=each.trial.intermediate_values,
-            user_attrs={**each.trial.user_attrs, "source": each.source},
+            user_attrs={**each.trial.user_attrs, SOURCE: each.source},
         )
         added.datetime_start, added.datetime_complete = each.trial.datetime_start, each.trial.datetime_complete
         study.add_trial(added)

@@ -20,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from search.config import SearchConfig
+from search.record.endings import is_own
 from search.record.storage import patiently
 from training.files import new_file
 from training.messages import printable
@@ -261,7 +262,7 @@ def damaged_line(content: bytes) -> str | None:
 
 def damaged_trial(trial: FrozenTrial) -> str | None:
     """What contradicts itself in a trial of this search, else None."""
-    if "source" in trial.user_attrs:
+    if not is_own(trial):
         return None
     steps = sorted(trial.intermediate_values)
     if steps != list(range(1, len(steps) + 1)):

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from search.command_line import Plan, resume_command, shortest
-from search.screen.progress import describe_params, leaderboard, rank_trials
-from search.workers.bridge import is_infeasible
+from search.record.endings import Ending, ending_of, rank_trials
+from search.screen.progress import describe_params, leaderboard
 from search.workers.retraining import summary_table
 from search.workers.tuner import Outcome
 from training.messages import printable
@@ -46,13 +46,13 @@ def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
     if failed:
         reason = printable(failed[0].user_attrs.get("reason", "unknown"))
         console.print(Text(f"{len(failed)} trial(s) failed; the first, trial {failed[0].number}: {reason}", "bold red"))
-    ranked = [trial for trial in rank_trials(outcome.trials) if trial.user_attrs.get("stopped_by") != "diverged"]
+    ranked = [trial for trial in rank_trials(outcome.trials) if ending_of(trial) != Ending.DIVERGED]
     if not ranked:
         why = "No trial had finished an epoch" if outcome.out_of_time and not failed else "No trial succeeded"
         console.print(Text(f"{why}. What there is: {run}", "bold red"))
         return 1
     console.print(leaderboard(outcome.trials, console.width))
-    best, num_infeasible = ranked[0], sum(map(is_infeasible, outcome.trials))
+    best, num_infeasible = ranked[0], sum(ending_of(trial) == Ending.INFEASIBLE for trial in outcome.trials)
     provisional = "" if best.state == TrialState.COMPLETE else ", provisional, as no trial trained all its epochs"
     console.print(Text(f"Best{provisional}: trial {best.number}, {describe_params(best.params)}"))
     if num_infeasible:

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.record.endings import counts_towards_num_samples, is_own, rank_trials
 from search.record.storage import StorageError
 from search.screen.event_file import EventFile
 from search.screen.hparams import (
@@ -25,7 +26,7 @@ from search.screen.hparams import (
     session_end,
     session_start,
 )
-from search.workers.bridge import METRIC, TIME_ATTR, LiveTrial, StudySearcher, counts_towards_num_samples
+from search.workers.bridge import METRIC, TIME_ATTR, LiveTrial, StudySearcher
 from training.messages import printable
 
 OUT_OF_MEMORY = r"MemoryError|[Oo]ut of memory|can't allocate memory|Unable to allocate"  # Python, CUDA, torch, numpy
@@ -150,7 +151,7 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
     def _count(self, trial: FrozenTrial) -> None:
         if counts_towards_num_samples(trial):
             self.states[trial.state.name] = self.states.get(trial.state.name, 0) + 1
-        if trial.state == TrialState.COMPLETE and trial.value is not None and "source" not in trial.user_attrs:
+        if trial.state == TrialState.COMPLETE and trial.value is not None and is_own(trial):
             self.best = max(self.best or (-1.0, -1, {}), (trial.value, trial.number, trial.params), key=lambda b: b[0])
 
     def _trials_done(self) -> str:
@@ -219,20 +220,6 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
 def trial_directory(trial: Any) -> str:
     """`trial_0007_<Ray's id>`."""
     return f"trial_{trial.config['number']:04d}_{trial.trial_id}"
-
-
-def rank_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those with a value, best first: COMPLETE ones by val_accuracy, PRUNED ones by how far they got, diverged ones."""
-    return sorted(
-        (trial for trial in trials if trial.value is not None and "source" not in trial.user_attrs),
-        key=lambda trial: (
-            trial.state == TrialState.COMPLETE,
-            trial.user_attrs.get("stopped_by") != "diverged",
-            len(trial.intermediate_values),
-            trial.value or 0.0,
-        ),
-        reverse=True,
-    )
 
 
 def leaderboard(trials: list[FrozenTrial], width: int, rows: int = 10) -> Table:

@@ -1,24 +1,30 @@
-"""The bridge between the study and Ray: hands out trials, tells the study how they ended, refills ASHA's rungs.
+"""The bridge between the study and Ray: hands out trials and tells the study how they ended.
 
 Optuna's journal is the record and Ray the executor: nothing here reads what Ray saved.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 
 from search import interruption
-from search.config import SearchConfig, why_unfit
+from search.config import SearchConfig
+from search.feasibility import why_unfit
+from search.record.endings import (
+    Ending,
+    Infeasible,
+    counts_towards_num_samples,
+    end_infeasible,
+    end_pruned,
+    ending_of,
+)
 from search.record.run_directory import written_together
 from training.checkpoint import read_meta
 from training.config import TrialConfig
@@ -27,24 +33,6 @@ from training.loop import EpochResult
 
 METRIC, TIME_ATTR = "val_accuracy", "epoch"
 INFEASIBLE_IN_A_ROW = 1000  # proposals after which a search gives up
-
-
-def counts_towards_num_samples(trial: FrozenTrial) -> bool:
-    """Whether a finished trial is one of the N: infeasible ones, those that the time budget left no epoch, and those of
-    earlier searches are not.
-    """
-    foreign = "source" in trial.user_attrs
-    return trial.state.is_finished() and not foreign and not is_infeasible(trial) and not never_began(trial)
-
-
-def never_began(trial: FrozenTrial) -> bool:
-    """Whether a trial still waited for a worker, without an epoch trained, when the time budget was over."""
-    return trial.user_attrs.get("stopped_by") == "time_budget" and not trial.intermediate_values
-
-
-def is_infeasible(trial: FrozenTrial) -> bool:
-    """Whether a proposal was refused before any training."""
-    return trial.user_attrs.get("stopped_by") == "infeasible"
 
 
 def trial_seed(search_seed: int, number: int, kind: int = 0) -> int:
@@ -99,7 +87,7 @@ class StudySearcher(Searcher):
         self.live: dict[str, LiveTrial] = {}  # by Ray's trial id
         trials = study.get_trials(deepcopy=False)
         self.num_finished = sum(counts_towards_num_samples(trial) for trial in trials)
-        self.num_infeasible = sum(is_infeasible(trial) for trial in trials)
+        self.num_infeasible = sum(ending_of(trial) == Ending.INFEASIBLE for trial in trials)
         self.infeasible_reason: str | None = None  # set where the search gave up
         self.slots = 1  # trials that can run at a time
         self.ends_at: float | None = None  # time.monotonic() at which the time is over
@@ -149,11 +137,12 @@ class StudySearcher(Searcher):
         self.on_trial_result(trial_id, result)
         live = self.live[trial_id]
         if result["diverged"]:
-            end_trial(self.study, live.trial, "diverged", f"the loss was not finite in epoch {result[TIME_ATTR]}")
+            reason = f"the loss was not finite in epoch {result[TIME_ATTR]}"
+            end_pruned(self.study, live.trial, Ending.DIVERGED, reason)
         elif int(result[TIME_ATTR]) >= self.config.train.epochs:
             self.study.tell(live.trial, float(result[METRIC]))
         else:
-            end_trial(self.study, live.trial, "time_budget" if live.out_of_time else "asha")
+            end_pruned(self.study, live.trial, Ending.TIME_BUDGET if live.out_of_time else Ending.ASHA)
         self._finished(trial_id)  # after the study knows: telling may fail, and Ray then asks again
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
@@ -194,29 +183,29 @@ class StudySearcher(Searcher):
 
     def propose(self) -> LiveTrial | None:
         """The study's next feasible trial; infeasible ones are told to it. None after 1,000 in a row."""
-        reasons: list[str] = []
-        while len(reasons) < INFEASIBLE_IN_A_ROW:
+        refused: list[Infeasible] = []
+        while len(refused) < INFEASIBLE_IN_A_ROW:
             with written_together(self.study):
                 prepared = self.prepare(self.study.ask())
             if isinstance(prepared, LiveTrial):
                 return prepared
-            reasons.append(prepared)
-        # Reasons differ in their numbers: count them without, and quote one with.
-        kinds = [re.sub(r"\d[\d,]*", "#", reason) for reason in reasons]
-        commonest = reasons[kinds.index(Counter(kinds).most_common(1)[0][0])]
-        self.infeasible_reason = f"{INFEASIBLE_IN_A_ROW:,} infeasible proposals in a row, most often like: {commonest}"
+            refused.append(prepared)
+        commonest, count = Counter(each.kind_in_words for each in refused).most_common(1)[0]
+        example = next(each.reason for each in refused if each.kind_in_words == commonest)
+        self.infeasible_reason = (
+            f"{INFEASIBLE_IN_A_ROW:,} infeasible proposals in a row, {count:,} of them of the kind: {commonest}, "
+            f"such as: {example}"
+        )
         return None
 
-    def prepare(self, trial: Trial) -> LiveTrial | str:
-        """Draw what is not drawn yet; the reason, once the study was told, where the network is infeasible."""
+    def prepare(self, trial: Trial) -> LiveTrial | Infeasible:
+        """Draw what is not drawn yet; why the network is infeasible, once the study was told, if it is."""
         params = self.space.suggest(trial)
         problem = why_unfit(params, self.space, self.config.search, self.num_classes)
         if problem:
-            reason, violation = problem
-            trial.set_constraint("feasible", violation)
-            end_trial(self.study, trial, "infeasible", reason)
+            end_infeasible(self.study, trial, problem)
             self.num_infeasible += 1
-            return reason
+            return problem
         config = self.space.apply(params)
         config = config.model_copy(update={"train": config.train.model_copy(update={"seed": self.seed_of(trial)})})
         size = config.data.image_size
@@ -227,72 +216,3 @@ class StudySearcher(Searcher):
 
     def seed_of(self, trial: Trial) -> int:
         return trial_seed(self.config.search.seed, trial.number)
-
-
-def end_trial(study: optuna.Study, trial: Trial, stopped_by: str, reason: str | None = None) -> None:
-    """PRUNED, with who stopped it and why."""
-    trial.set_user_attr("stopped_by", stopped_by)
-    if reason is not None:
-        trial.set_user_attr("reason", reason)
-    study.tell(trial, state=TrialState.PRUNED)
-
-
-class InTime(FIFOScheduler):
-    """Lets no trial begin once the searcher is closed: it takes those that wait for a worker out of Ray's queue.
-
-    But for trial 0, which trains one epoch in any case: a search has its defaults, and a winner.
-    """
-
-    searcher: StudySearcher | None = None
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:  # Ray asks at every step
-        if self.searcher is not None and self.searcher.closed:
-            for trial in tune_controller.get_trials():
-                if trial.status == "PENDING" and trial.config["number"] != 0:
-                    trial.init_local_path()  # Ray's table of results asks for it
-                    tune_controller.stop_trial(trial)
-        return super().choose_trial_to_run(tune_controller)
-
-
-class NumberedASHA(InTime, ASHAScheduler):
-    """ASHA that keys rungs by our trial number, so that a continued trial stands in each rung once.
-
-    Trial 0, the defaults, is recorded at rungs and never stopped.
-    """
-
-    def __init__(self, config: SearchConfig) -> None:
-        super().__init__(
-            time_attr=TIME_ATTR,
-            metric=METRIC,
-            mode="max",
-            max_t=config.train.epochs,
-            grace_period=config.scheduler.grace_epochs,
-            reduction_factor=config.scheduler.reduction_factor,
-        )
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, _numbered(trial))
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = super().on_trial_result(tune_controller, _numbered(trial), result)
-        is_last_epoch = result[TIME_ATTR] >= self._max_t
-        return TrialScheduler.CONTINUE if trial.config["number"] == 0 and not is_last_epoch else decision
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        super().on_trial_complete(tune_controller, _numbered(trial), result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_remove(tune_controller, _numbered(trial))
-
-    def refill(self, study: optuna.Study) -> None:
-        """Record what the study's trials reached at every rung, as if they had just run. Foreign trials fill none."""
-        for frozen in study.get_trials(deepcopy=False):
-            if frozen.intermediate_values and "source" not in frozen.user_attrs:
-                trial = SimpleNamespace(config={"number": frozen.number})
-                self.on_trial_add(None, trial)
-                for epoch, value in sorted(frozen.intermediate_values.items()):
-                    self.on_trial_result(None, trial, {TIME_ATTR: epoch, METRIC: value})
-
-
-def _numbered(trial: Any) -> Any:
-    return SimpleNamespace(trial_id=str(trial.config["number"]))

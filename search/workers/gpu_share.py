@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from search.config import SearchConfig
-from search.propose.random_networks import feasible_networks
+from search.feasibility import feasible_networks
 from training.config import TrialConfig
 from training.data import TrainData
 from training.geometry import network_layers

@@ -18,9 +18,10 @@ from rich.text import Text
 
 from search.config import SamplerConfig, SchedulerConfig, SearchConfig
 from search.propose.earlier import read_trials
+from search.record.endings import SOURCE_NUMBER, Ending, Infeasible, ending_of, is_own, rank_trials
 from search.record.run_directory import JOURNAL, Kind, SearchError, find_checkpoint
 from search.record.run_storage import RunStorage
-from search.screen.progress import describe_params, rank_trials
+from search.screen.progress import describe_params
 from search.workers.bridge import LiveTrial, StudySearcher, trial_seed
 
 
@@ -52,7 +53,7 @@ class Retraining:
         for repetition in range(max(self.wanted.values())):
             for number, times in self.wanted.items():
                 if has[number] <= repetition < times:
-                    study.enqueue_trial(self.trials[number].params, user_attrs={"source_number": number})
+                    study.enqueue_trial(self.trials[number].params, user_attrs={SOURCE_NUMBER: number})
         return len(study.get_trials(deepcopy=False))
 
 
@@ -75,7 +76,7 @@ class RetrainingSearcher(StudySearcher):
             return trial_seed(self.config.search.seed, source_number(trial))
         return trial_seed(self.config.search.seed, trial.number, kind=1)
 
-    def prepare(self, trial: Trial) -> LiveTrial | str:
+    def prepare(self, trial: Trial) -> LiveTrial | Infeasible:
         live = super().prepare(trial)
         if isinstance(live, LiveTrial) and self.retraining.kind == "audit":
             live.reported |= set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
@@ -84,12 +85,12 @@ class RetrainingSearcher(StudySearcher):
 
 
 def source_number(trial: Trial | FrozenTrial) -> int:
-    return int(trial.user_attrs["source_number"])
+    return int(trial.user_attrs[SOURCE_NUMBER])
 
 
 def is_of_use(trial: FrozenTrial) -> bool:
     """Whether a training says of which trial it is, and has ended well or may still do so."""
-    return "source_number" in trial.user_attrs and trial.state != TrialState.FAIL
+    return SOURCE_NUMBER in trial.user_attrs and trial.state != TrialState.FAIL
 
 
 def fixed_config(config: SearchConfig, num_trials: int) -> SearchConfig:
@@ -123,10 +124,10 @@ def plan_confirmation(run: RunStorage, top: int, seeds: int) -> Retraining:
 def plan_audit(run: RunStorage, num_trials: int, seed: int) -> Retraining:
     """Trials that ASHA had stopped, drawn at random; those of an earlier audit stay. Raises SearchError."""
     trials = own_trials(run)
-    stopped = [number for number, trial in trials.items() if trial.user_attrs.get("stopped_by") == "asha"]
+    stopped = [number for number, trial in trials.items() if ending_of(trial) == Ending.ASHA]
     audit = run.child("audit")
     trained = read_trials(audit) if (audit.path / JOURNAL).is_file() else []
-    audited = [source_number(trial) for trial in trained if "source_number" in trial.user_attrs]
+    audited = [source_number(trial) for trial in trained if SOURCE_NUMBER in trial.user_attrs]
     chosen = [number for number in dict.fromkeys(audited) if number in stopped]
     others = np.random.default_rng(seed).permutation([number for number in stopped if number not in chosen])
     for number in others:
@@ -145,7 +146,7 @@ def stopped_checkpoint(run: RunStorage, number: int) -> Path | None:
 
 def own_trials(run: RunStorage) -> dict[int, FrozenTrial]:
     """The begun trials of a search by number, those taken over from others left out. Raises SearchError."""
-    trials = {trial.number: trial for trial in read_trials(run) if "source" not in trial.user_attrs}
+    trials = {trial.number: trial for trial in read_trials(run) if is_own(trial)}
     if 0 not in trials:
         raise SearchError(f"{run}: its search has not begun. Go on with it first: --resume {run}")
     return trials

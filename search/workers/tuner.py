@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from search import interruption
-from search.config import SearchConfig, check_defaults, first_params
+from search.config import SearchConfig
+from search.feasibility import check_defaults, first_params
 from search.propose.sampler import build_sampler
 from search.propose.warm_start import warm_start
+from search.record.endings import Ending, end_pruned, ending
 from search.record.run_directory import (
     CONFIG,
     find_checkpoint,
@@ -29,7 +31,8 @@ from search.record.run_directory import (
 from search.record.run_storage import Keeper, RunStorage
 from search.record.storage import StorageError
 from search.screen.progress import Progress, trial_directory
-from search.workers.bridge import InTime, LiveTrial, NumberedASHA, StudySearcher, end_trial
+from search.workers.asha import build_scheduler
+from search.workers.bridge import LiveTrial, StudySearcher
 from search.workers.cluster import Share, workers
 from search.workers.ray_faults import mend_ray
 from search.workers.retraining import Retraining, RetrainingSearcher, fixed_config
@@ -194,16 +197,6 @@ def fit(
     return interruption.requested()
 
 
-def build_scheduler(searcher: StudySearcher) -> InTime:
-    """ASHA with its rungs refilled from the journal, or one that lets every trial train all epochs."""
-    scheduler = InTime()
-    if searcher.config.scheduler.name == "asha":
-        scheduler = NumberedASHA(searcher.config)
-        scheduler.refill(searcher.study)
-    scheduler.searcher = searcher
-    return scheduler
-
-
 def unfinished_trials(searcher: StudySearcher, storage: RunStorage) -> Iterator[LiveTrial]:
     """The trials that the journal shows RUNNING, under their own number, each with its newest readable checkpoint.
 
@@ -226,11 +219,11 @@ def unfinished_trials(searcher: StudySearcher, storage: RunStorage) -> Iterator[
 def tell_ending(study: optuna.Study, live: LiveTrial, frozen: FrozenTrial, last: EpochResult | None) -> bool:
     """End a trial that had ended when the driver died before it told the study; False: there is more to train."""
     if last is not None and last.diverged:
-        end_trial(study, live.trial, "diverged", f"the loss was not finite in epoch {last.epoch}")
+        end_pruned(study, live.trial, Ending.DIVERGED, f"the loss was not finite in epoch {last.epoch}")
     elif last is not None and last.epoch >= live.config.train.epochs:
         study.tell(live.trial, last.val_accuracy)
     elif "stopped_by" in frozen.user_attrs:
-        end_trial(study, live.trial, frozen.user_attrs["stopped_by"])
+        end_pruned(study, live.trial, ending("PRUNED", frozen.user_attrs["stopped_by"]))
     elif "reason" in frozen.user_attrs:
         study.tell(live.trial, state=TrialState.FAIL)
     else:
@@ -243,7 +236,7 @@ def settle(searcher: StudySearcher) -> None:
     if searcher.closed:
         for live in [*searcher.live.values(), *searcher.pending]:
             reason = None if live.reported else "the time was over before its first epoch"
-            end_trial(searcher.study, live.trial, "time_budget", reason)
+            end_pruned(searcher.study, live.trial, Ending.TIME_BUDGET, reason)
             if not live.reported:  # a search that is resumed begins with it, whoever gave or proposed it
                 searcher.study.enqueue_trial(live.trial.params)
 

@@ -15,9 +15,11 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from surrogate import Surrogate
 
-from search.config import SearchConfig, first_params, why_unfit
+from search.config import SearchConfig
+from search.feasibility import first_params, why_unfit
 from search.propose.sampler import build_sampler
-from search.workers.bridge import METRIC, NumberedASHA, StudySearcher
+from search.workers.asha import NumberedASHA
+from search.workers.bridge import METRIC, StudySearcher
 
 NUM_CLASSES = 10
 Params = dict[str, Any]

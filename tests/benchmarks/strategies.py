@@ -32,7 +32,8 @@ from surrogate import MODELS, Surrogate, fit_surrogate
 from threadpoolctl import threadpool_limits
 
 from analysis.figures.style import drawing, grid, save_png, styled
-from search.config import SearchConfig, load_config, why_unfit
+from search.config import SearchConfig, load_config
+from search.feasibility import why_unfit
 from search.propose.sampler import STARTUP_TRIALS, CurveSampler, Drawing, Encoding
 from training.config import TrialConfig
 from training.costs import count_costs

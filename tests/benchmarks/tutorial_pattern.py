@@ -49,7 +49,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from search.command_line import parse, plan_search
-from search.config import SearchConfig, why_infeasible
+from search.config import SearchConfig
+from search.feasibility import why_infeasible
 from search.workers.cluster import trial_resources
 from training import TrialConfig, load_data, save_checkpoint
 from training.config import DataConfig

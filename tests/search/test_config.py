@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from search.config import (
     SearchConfig,
-    check_defaults,
     contradictions,
-    first_params,
     load_config,
     parse_config,
-    why_infeasible,
 )
+from search.feasibility import check_defaults, first_params, why_infeasible
+from search.record.endings import Infeasible
 from training.config import config_paths
 from training.errors import ConfigError
 
@@ -184,7 +183,8 @@ def test_bounds_make_networks_infeasible_by_how_much() -> None:
         update={"max_multiply_adds": 5_000_000}
     )
     problem = why_infeasible(config.base, bounded, 10)
-    assert problem is not None and "multiply_adds" in problem[0] and problem[1] > 0
+    assert problem == Infeasible("max_multiply_adds", problem.reason, 10_323_200, 5_000_000)
+    assert problem.violation == pytest.approx(1.06464)
 
 
 def test_first_configurations_are_points_of_the_space_and_those_that_do_not_fit_are_named() -> None:

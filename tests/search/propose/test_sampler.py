@@ -13,7 +13,8 @@ from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.config import SearchConfig, parse_config, why_unfit
+from search.config import SearchConfig, parse_config
+from search.feasibility import why_unfit
 from search.propose.gaussian_process import GaussianProcess
 from search.propose.sampler import (
     MOST_TRIALS,

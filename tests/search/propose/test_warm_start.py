@@ -14,9 +14,10 @@ from search.config import SearchConfig, parse_config
 from search.propose.earlier import differences
 from search.propose.sampler import build_sampler
 from search.propose.warm_start import check_earlier, warm_start
+from search.record.endings import rank_trials
 from search.record.run_directory import CONFIG, JOURNAL, locked, open_study
-from search.screen.progress import rank_trials
-from search.workers.bridge import NumberedASHA, StudySearcher
+from search.workers.asha import NumberedASHA
+from search.workers.bridge import StudySearcher
 from training.errors import ConfigError
 
 SPACE: dict[str, Any] = {
@@ -258,7 +259,7 @@ def test_what_is_infeasible_here_neither_informs_nor_comes_first(tmp_path: Path)
     )
     study, lines = started(tmp_path / "new", run, config=make_config(overrides={"search.max_params": 200_000}))
     assert list(foreign(study)) == ["old#2"] and queued(study)[1:] == [net(3)]
-    assert "  2 trials: infeasible here: num_params > search.max_params 200,000" in lines
+    assert "  2 trials: infeasible here: above search.max_params" in lines
 
 
 def test_accuracies_that_do_not_compare_take_turns_and_those_that_do_begin(tmp_path: Path) -> None:

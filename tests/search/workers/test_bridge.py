@@ -1,42 +1,19 @@
-"""The searcher, driven as Ray drives it, against the study's record; ASHA's rungs by trial number."""
+"""The searcher, driven as Ray drives it, against the study's record."""
 
-import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from studies import make_config, make_searcher, result
 
-from search.config import SearchConfig, parse_config
-from search.propose.sampler import build_sampler
-from search.record.run_directory import locked, open_study
-from search.workers.bridge import NumberedASHA, StudySearcher, trial_seed
+from search.record.endings import Infeasible
+from search.workers.bridge import StudySearcher, trial_seed
 from training.config import TrialConfig
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
-SPACE = {"model.depth": {"int": [1, 9]}, "optimizer.learning_rate": {"float": [0.001, 0.1], "log": True}}
-
-
-def make_config(num_samples: int = 6, **sections: dict[str, Any]) -> SearchConfig:
-    # From depth 6 on pooling has nothing left to pool: about half of the proposals are infeasible.
-    base = {"search": {"num_samples": num_samples}, "sampler": {"name": "random"}, "train": {"epochs": 9}}
-    return parse_config({**base, "space": SPACE, **sections}, {})
-
-
-def make_searcher(directory: Path, config: SearchConfig) -> StudySearcher:
-    with locked(directory):
-        study = open_study(directory, config)
-    study.sampler = build_sampler(config, 10, len(study.trials))
-    searcher = StudySearcher(study, config, num_classes=10)
-    searcher.slots = 100
-    return searcher
-
-
-def result(epoch: int, value: float, diverged: bool = False) -> dict[str, Any]:
-    return {"epoch": epoch, "val_accuracy": value, "diverged": diverged}
 
 
 def test_only_feasible_trials_are_handed_out_and_exactly_n_of_them(tmp_path: Path) -> None:
@@ -155,7 +132,7 @@ def test_a_trial_whose_drawing_was_cut_off_keeps_what_was_drawn(tmp_path: Path) 
     live = again.prepare(Trial(again.study, interrupted._trial_id))
     stored = again.study.trials[interrupted.number]
     assert stored.params["model.depth"] == depth
-    if isinstance(live, str):
+    if isinstance(live, Infeasible):
         assert depth > 5 and stored.user_attrs["stopped_by"] == "infeasible"
     else:
         assert "optimizer.learning_rate" in stored.params and live.config.model.depth == depth
@@ -174,83 +151,3 @@ def test_one_trial_at_a_time_repeats_itself(tmp_path: Path) -> None:
         return [trial.params for trial in searcher.study.trials]
 
     assert search("first") == search("second")
-
-
-# ASHA
-
-
-def feed(scheduler: NumberedASHA, number: int, values: list[float], ray_id: str = "x", start: int = 1) -> str:
-    trial = SimpleNamespace(config={"number": number}, trial_id=ray_id)
-    scheduler.on_trial_add(None, trial)
-    decision = CONTINUE
-    for epoch, value in enumerate(values, start=start):
-        decision = scheduler.on_trial_result(None, trial, {"epoch": epoch, "val_accuracy": value})
-        if decision == STOP:
-            break
-    return decision
-
-
-def rungs(scheduler: NumberedASHA) -> list[tuple[float, dict[str, float]]]:
-    return [(milestone, dict(recorded)) for milestone, recorded in scheduler._brackets[0]._rungs]
-
-
-def test_rungs_follow_from_the_epochs() -> None:
-    assert [milestone for milestone, _ in rungs(NumberedASHA(make_config()))] == [9, 3, 1]
-
-
-def test_trial_0_is_recorded_and_never_stopped_before_its_last_epoch() -> None:
-    scheduler = NumberedASHA(make_config())
-    for number in range(1, 5):
-        feed(scheduler, number, [0.9] * 9, ray_id=str(number))
-    assert feed(scheduler, 5, [0.1] * 8) == STOP
-    assert feed(scheduler, 0, [0.1] * 8) == CONTINUE
-    assert dict(rungs(scheduler))[1]["0"] == 0.1
-    assert feed(scheduler, 0, [0.1], start=9) == STOP
-
-
-def test_refilled_rungs_are_those_of_the_search_that_was_killed(tmp_path: Path) -> None:
-    config = make_config(40)
-    searcher, scheduler = make_searcher(tmp_path, config), NumberedASHA(config)
-    generator = random.Random(3)
-    for index in range(40):
-        ray_id = f"ray{index}"
-        suggestion = searcher.suggest(ray_id)
-        trial = SimpleNamespace(config=suggestion, trial_id=ray_id)
-        scheduler.on_trial_add(None, trial)
-        for epoch in range(1, 10):
-            report = result(epoch, generator.random())
-            if index % 7 == 6 and epoch == 5:
-                break  # in flight when the driver dies
-            if scheduler.on_trial_result(None, trial, report) == STOP:
-                searcher.on_trial_complete(ray_id, report)
-                break
-            searcher.on_trial_result(ray_id, report)
-    refilled = NumberedASHA(config)
-    refilled.refill(searcher.study)
-    assert len(rungs(scheduler)[1][1]) > 5  # something reached the second rung
-    for (milestone, recorded), (again, recorded_again) in zip(rungs(scheduler), rungs(refilled), strict=True):
-        assert milestone == again
-        if milestone < config.train.epochs:  # nobody is judged in the last rung
-            assert recorded == recorded_again
-
-
-def test_a_continued_trial_is_in_each_rung_once_and_not_judged_between_rungs() -> None:
-    scheduler = NumberedASHA(make_config())
-    for number in range(1, 6):
-        feed(scheduler, number, [0.5, 0.6, 0.7], ray_id=f"ray{number}")
-    before = rungs(scheduler)
-    # Number 3 goes on at epoch 4 under a new id of Ray's, far below every cutoff: no rung lies there.
-    assert feed(scheduler, 3, [0.01, 0.01], ray_id="another", start=4) == CONTINUE
-    assert rungs(scheduler) == before
-
-
-def test_foreign_trials_fill_no_rung(tmp_path: Path) -> None:
-    config = make_config()
-    searcher = make_searcher(tmp_path, config)
-    searcher.study.add_trial(
-        optuna.trial.create_trial(value=0.9, intermediate_values={1: 0.9}, user_attrs={"source": "other#3"})
-    )
-    scheduler = NumberedASHA(config)
-    scheduler.refill(searcher.study)
-    assert all(not recorded for _, recorded in rungs(scheduler))
-    assert StudySearcher(searcher.study, config, 10).num_finished == 0

@@ -67,7 +67,7 @@ def test_the_hungriest_network_of_a_space_is_the_one_that_is_measured() -> None:
 def test_a_gpu_that_cannot_be_measured_takes_one_trial_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     images = ImageSet(np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int64), ("a", "b"))
     data = TrainData(images, images, (0.0,) * 3, (1.0,) * 3)
-    with mock.patch.object(search.gpu_share, "ray") as no_ray:
+    with mock.patch.object(search.workers.gpu_share, "ray") as no_ray:
         no_ray.get.side_effect = RayError("CUDA is out of memory")
         assert trials_that_fit(config_with(), data, Console()) == 1
     assert "CUDA is out of memory): one trial" in capsys.readouterr().out
