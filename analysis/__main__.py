@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import text
-from analysis.evaluating.deploy import BestModel, check_export_file, classify, export_model, load_best, loading_code
 from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, pick_device
+from analysis.evaluating.export import check_export_file, export_model, loading_code
+from analysis.evaluating.predict import BestModel, classify, load_best
 from analysis.findings.audit import advice, audit_sentences
 from analysis.findings.confirmation import confirmation_sentences
 from analysis.findings.verdict import cost, distinct, gain, reproduction

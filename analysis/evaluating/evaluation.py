@@ -15,6 +15,7 @@ from analysis.evaluating.test_split import (
     EVALUATION_BATCH,
     OpenTest,
     Predictions,
+    SavedNetwork,
     may_write,
     opener,
     predict_test,
@@ -130,7 +131,7 @@ def evaluate_search(
             return None
         meta = read_meta(checkpoint)
         data = relocated(plain(meta["config"].data), data_dir)
-        now = val_accuracy(checkpoint, meta, data, open_val, place, problems)
+        network = SavedNetwork(checkpoint, meta, data, place)
         return EvaluatedTrial(
             number=number,
             epoch=len(meta["results"]),
@@ -140,8 +141,8 @@ def evaluate_search(
             checkpoint_hash=meta["sha256"]["weights.pt"],
             class_names=meta["class_names"],
             val_accuracy=meta["results"][-1].val_accuracy,
-            val_accuracy_now=now,
-            predictions=tested(checkpoint, meta, data, open_test, place, report, problems),
+            val_accuracy_now=val_accuracy(network, open_val, problems),
+            predictions=tested(network, open_test, report, problems),
         )
 
     best = results.best_trial
@@ -203,21 +204,16 @@ def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
 
 
 def val_accuracy(
-    checkpoint: Path,
-    meta: dict[str, Any],
-    data: DataConfig,
-    open_val: Callable[[DataConfig], TrainData],
-    device: torch.device,
-    problems: list[str],
+    network: SavedNetwork, open_val: Callable[[DataConfig], TrainData], problems: list[str]
 ) -> float | None:
     """Accuracy on the val split, evaluated as training did; None, and a problem, where the images are not to be had."""
     # As training.loop does it: equal batches give equal bits.
-    batch_size = max(meta["config"].train.batch_size, EVALUATION_BATCH)
+    batch_size = max(network.meta["config"].train.batch_size, EVALUATION_BATCH)
     try:
-        loader = batch_loader(open_val(data).val, batch_size, device)
-        return evaluate(load_model(checkpoint, device), loader)[1]
+        loader = batch_loader(open_val(network.data).val, batch_size, network.device)
+        return evaluate(load_model(network.checkpoint, network.device), loader)[1]
     except (DataError, CheckpointError) as error:
-        problems.append(f"The val accuracy could not be checked: {error} {where_data_are(data)}")
+        problems.append(f"The val accuracy could not be checked: {error} {where_data_are(network.data)}")
         return None
 
 
@@ -233,20 +229,12 @@ def training_batch(number: int, config: TrialConfig, data: TrainData, count: int
     return TrainingBatch(number, pixels, labels[:count].numpy(), data.train.class_names, config.data)
 
 
-def tested(
-    checkpoint: Path,
-    meta: dict[str, Any],
-    data: DataConfig,
-    open_test: OpenTest,
-    device: torch.device,
-    report: Path,
-    problems: list[str],
-) -> Predictions | None:
+def tested(network: SavedNetwork, open_test: OpenTest, report: Path, problems: list[str]) -> Predictions | None:
     """Answers on the test split; None, and a problem, where the images are not to be had."""
     try:
-        return predict_test(checkpoint, meta, data, open_test, device, report)
+        return predict_test(network, open_test, report)
     except (DataError, CheckpointError) as error:
-        problems.append(f"The test split could not be evaluated: {error} {where_data_are(data)}")
+        problems.append(f"The test split could not be evaluated: {error} {where_data_are(network.data)}")
         return None
 
 

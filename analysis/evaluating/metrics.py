@@ -1,6 +1,5 @@
 """What predictions on a split are worth: pure functions of logits and labels. Knows neither networks nor files."""
 
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -10,26 +9,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch.nn.functional import cross_entropy
 
-Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+from analysis.evaluating.statistics import wilson_interval
+
 TOP = 5  # likeliest classes, the true one among which counts as right in top_5_accuracy
 SAMPLE_SEED = 0  # fixed: every network is shown on the same images
-
-
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of an accuracy in [0, 1] (Wilson, 1927). n >= 1 must hold."""
-    p, z2 = correct / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At 0 and n correct the formula's bound is exactly 0 or 1, up to rounding.
-    return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
-
-
-def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """(difference of two accuracies, lower, upper): 95 % Wald interval; both are (N,), on the same images."""
-    difference = correct.astype(float) - baseline.astype(float)
-    half = Z_95 * float(difference.std()) / sqrt(len(difference))
-    gain = float(difference.mean())
-    return gain, max(-1.0, gain - half), min(1.0, gain + half)
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -59,24 +59,29 @@ class Predictions:
         )
 
 
-def predict_test(
-    checkpoint: Path,
-    meta: dict[str, Any],
-    data: DataConfig,
-    open_test: OpenTest,
-    device: torch.device,
-    report: Path,
-) -> Predictions:
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A checkpoint with what its meta.json says, the images on which it is evaluated, and the device that does it."""
+
+    checkpoint: Path
+    meta: dict[str, Any]
+    data: DataConfig
+    device: torch.device
+
+
+def predict_test(network: SavedNetwork, open_test: OpenTest, report: Path) -> Predictions:
     """Answers on the test split: the kept ones, or new ones, which are kept. Raises DataError, CheckpointError."""
+    meta = network.meta
     weights = meta["sha256"]["weights.pt"]
     kept = report / f"predictions-{weights[:16]}.npz"
     found = read_predictions(kept, len(meta["class_names"]))
     if found is not None:
         return found
-    test = open_test(data, weights)
+    test = open_test(network.data, weights)
     if test.class_names != meta["class_names"] or test.image_shape != meta["image_shape"]:
         raise DataError("The test split has other classes or another image size than the network was trained on.")
-    logits = predict(load_model(checkpoint, device), batch_loader(test, EVALUATION_BATCH, device))[0].numpy()
+    loader = batch_loader(test, EVALUATION_BATCH, network.device)
+    logits = predict(load_model(network.checkpoint, network.device), loader)[0].numpy()
     drawn, mistakes = random_sample(logits, test.labels), surest_mistakes(logits, test.labels)
     made = Predictions(logits, test.labels, drawn, test.images[drawn], mistakes, test.images[mistakes])
     np.savez_compressed(kept, **vars(made))

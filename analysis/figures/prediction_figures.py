@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.evaluating.evaluation import BATCH_SHOWN, EvaluatedTrial, Evaluation
-from analysis.evaluating.metrics import Z_95, calibration_data, probabilities, wilson_interval
+from analysis.evaluating.metrics import calibration_data, probabilities
+from analysis.evaluating.statistics import Z_95, wilson_interval
 from analysis.figures.style import BEST, INK, MUTED, RIGHT, WRONG, Picture, drawing, grid, message, styled
 from analysis.text import compact, percent, plural
 from training.config import DataConfig

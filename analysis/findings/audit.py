@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.evaluating.metrics import wilson_interval
+from analysis.evaluating.statistics import weighted_rank_correlation, wilson_interval
 from analysis.figures.search_figures import rung_epochs
 from analysis.figures.style import BEST, COLOURS, MUTED, WRONG, Picture, drawing, grid, message, styled
 from analysis.reading.files import CONFIG
@@ -203,26 +203,6 @@ def stopping_data(audit: Audit) -> dict[str, Any]:
         "regret": float(gains.max()),
         "expected_regret": float(gains.mean()),
     }
-
-
-def weighted_rank_correlation(
-    x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Spearman's rho of x and y, both (n,), for each row of weights (..., n); NaN where x or y does not vary.
-
-    With whole weights it is the rho of a sample in which each value stands so many times; ties have their mean rank.
-    """
-    total = weights.sum(-1, keepdims=True)
-    centred = []
-    for values in (x, y):
-        below = (values[:, None] < values) + 0.5 * (values[:, None] == values)  # [i, j]: does i stand below j
-        ranks = weights @ below
-        centred.append(ranks - (weights * ranks).sum(-1, keepdims=True) / total)
-    a, b = centred
-    spread = np.sqrt((weights * a * a).sum(-1) * (weights * b * b).sum(-1))
-    scale = total[..., 0] ** 3  # of the spread: below rounding of it nothing varies
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(spread > 1e-12 * scale, np.clip((weights * a * b).sum(-1) / spread, -1, 1), nan)
 
 
 def curve_matrix(

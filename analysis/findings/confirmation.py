@@ -8,7 +8,7 @@ nothing here: configurations are ranked by val accuracy alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan, nan, sqrt
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from analysis.evaluating.evaluation import plain, relocated, tested
-from analysis.evaluating.test_split import OpenTest
+from analysis.evaluating.statistics import Difference, t_interval, welch
+from analysis.evaluating.test_split import OpenTest, SavedNetwork
 from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, message, styled
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
 from analysis.text import percent, plural, points, run_search
@@ -93,66 +93,11 @@ def evaluate_confirmation(
             problems.append(f"{repeated.place}: trial {number} has no readable checkpoint of its last epoch.")
             continue
         data = relocated(plain(meta["config"].data), data_dir)
-        predictions = tested(checkpoint, meta, data, open_test, device, report, problems)
+        predictions = tested(SavedNetwork(checkpoint, meta, data, device), open_test, report, problems)
         if predictions is not None:
             images = len(predictions.labels)
             trainings.loc[row, "test_accuracy"] = float((predictions.logits.argmax(1) == predictions.labels).mean())
     return replace(confirmation, trainings=trainings, test_images=images, problems=list(dict.fromkeys(problems)))
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high): 95 % interval of the mean of independent normal values; NaN bounds for one, all NaN for none.
-
-    Equal values give an interval without width.
-    """
-    n = len(values)
-    if n == 0:
-        return nan, nan, nan
-    mean = float(np.mean(values))
-    if n == 1:
-        return mean, nan, nan
-    half = float(stats.t.ppf(0.975, n - 1)) * _deviation(values) / sqrt(n)
-    return mean, mean - half, mean + half
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean of one sample minus that of another, with its 95 % interval; NaN where a sample has one value."""
-
-    difference: float
-    low: float
-    high: float
-    p: float  # two-sided
-
-    @property
-    def has_spread(self) -> bool:
-        """Whether the values differ within a sample; without that nothing can be tested."""
-        return self.high > self.low
-
-
-def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Welch's t test of two independent samples; degrees of freedom by Welch and Satterthwaite. n >= 1 each.
-
-    If no value differs from the others of its sample, the interval has no width and p is 1 or, for unequal means, 0.
-    """
-    difference = float(np.mean(a)) - float(np.mean(b))
-    if min(len(a), len(b)) < 2:
-        return Difference(difference, nan, nan, nan)
-    ours, theirs = _deviation(a) ** 2 / len(a), _deviation(b) ** 2 / len(b)
-    error = sqrt(ours + theirs)
-    if error == 0:
-        return Difference(difference, difference, difference, 1.0 if difference == 0 else 0.0)
-    # Shares instead of squares of variances: those of nearly equal values would underflow.
-    share = ours / (ours + theirs)
-    freedom = 1 / (share**2 / (len(a) - 1) + (1 - share) ** 2 / (len(b) - 1))
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(difference) / error, freedom))
-    return Difference(difference, difference - half, difference + half, p)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    """Standard deviation with n - 1; exactly 0 for equal values, whose mean may be off by rounding."""
-    return 0.0 if max(values) == min(values) else float(np.std(values, ddof=1))
 
 
 def confirmation_data(trainings: pd.DataFrame, search_trials: pd.DataFrame) -> pd.DataFrame:

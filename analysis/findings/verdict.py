@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation
-from analysis.evaluating.metrics import paired_gain
+from analysis.evaluating.statistics import paired_gain
 from analysis.reading.results import SearchResults
 from analysis.text import duration, percent, plural, points, shown
 

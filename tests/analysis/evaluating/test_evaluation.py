@@ -5,14 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from analysis import AnalysisError, load_search
 from analysis.evaluating import test_split as predictions_module
 from analysis.evaluating.evaluation import evaluate_search
-from analysis.evaluating.metrics import classification_metrics, paired_gain, wilson_interval
+from analysis.evaluating.metrics import classification_metrics
 from training import load_model, load_test
 from training.errors import DataError
 
@@ -116,21 +114,3 @@ def test_metrics_of_a_case_worked_out_by_hand():
     assert (c["precision"], c["recall"], c["f1"], c["support"]) == (0, 0, 0, 0)
     right, wrong = math.log(math.e**2 + 2) - 2, math.log(math.e**2 + 2)
     assert metrics["test_loss"] == pytest.approx((4 * right + 2 * wrong) / 6)
-
-
-@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_bounds_solve_the_score_equation(case):
-    correct, n = case
-    low, high = wilson_interval(correct, n)
-    assert 0 <= low <= correct / n <= high <= 1
-    for bound in (low, high):  # |p - bound| = z * sqrt(bound (1 - bound) / n), Wilson's definition
-        if 0 < bound < 1:
-            assert abs(correct / n - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / n), rel=1e-4)
-
-
-def test_paired_gain_counts_only_where_they_differ():
-    ours, theirs = np.array([True] * 90 + [False] * 10), np.array([True] * 80 + [False] * 20)
-    gain, low, high = paired_gain(ours, theirs)
-    half = 1.959964 * math.sqrt(10 / 100 - 0.1**2) / math.sqrt(100)
-    assert (gain, low, high) == pytest.approx((0.1, 0.1 - half, 0.1 + half))
-    assert paired_gain(ours, ours) == (0, 0, 0)

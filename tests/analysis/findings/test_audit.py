@@ -1,7 +1,6 @@
 """Stopped trials that went on: numbers by hand and against scipy, the stopping rule against one told in a loop."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from optuna.trial import TrialState
 from scipy import stats
 
 from analysis import load_search
-from analysis.evaluating.metrics import wilson_interval
+from analysis.evaluating.statistics import wilson_interval
 from analysis.figures.search_figures import rung_epochs
 from analysis.figures.style import to_svg
 from analysis.findings.audit import (
@@ -33,7 +32,6 @@ from analysis.findings.audit import (
     replay,
     resampled,
     stopping_data,
-    weighted_rank_correlation,
     whole_curves,
 )
 
@@ -137,23 +135,6 @@ def test_without_a_complete_trial_nothing_is_compared():
     audit = audit_of({0: [0.1], 1: [0.2]}, {1: [0.2, 0.3, 0.4, 0.5]})
     assert audit.best is None and stopping_data(audit)["share"] is None
     assert "no COMPLETE trial" in " ".join(audit_sentences(audit))
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(1, 4)), min_size=3, max_size=10).filter(
-        lambda rows: len({x for x, _, _ in rows}) > 1 and len({y for _, y, _ in rows}) > 1
-    )
-)
-def test_weighted_rank_correlation_is_scipys_of_repeated_values(rows: list[tuple[int, int, int]]):
-    x, y, weights = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    times = weights.astype(int)
-    expected = stats.spearmanr(np.repeat(x, times), np.repeat(y, times)).statistic
-    found = weighted_rank_correlation(x, y, np.stack([weights, 2.5 * weights]))
-    assert found == pytest.approx([expected, expected], abs=1e-9)
-
-
-def test_rank_correlation_of_equal_values_is_nan_without_a_warning():
-    assert math.isnan(weighted_rank_correlation(np.array([0.1] * 5), np.arange(5.0), np.ones(5)))
 
 
 def many_curves(trials: int, epochs: int, seed: int, crossing: bool = False) -> np.ndarray[Any, Any]:

@@ -1,19 +1,17 @@
-"""The best configurations trained again: intervals and tests against scipy, and RUN/confirm made by hand."""
+"""The best configurations trained again: tables and sentences by hand, and RUN/confirm made by hand."""
 
 import json
 import math
-import warnings
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.trial import TrialState
 from scipy import stats
 
 from analysis import load_search
+from analysis.evaluating.statistics import welch
 from analysis.evaluating.test_split import OPENINGS, opener
 from analysis.figures.style import to_svg
 from analysis.findings.confirmation import (
@@ -29,14 +27,10 @@ from analysis.findings.confirmation import (
     flattery_sentence,
     is_better,
     load_confirmation,
-    t_interval,
     trainings_table,
-    welch,
 )
 from analysis.reading.tables import TRIAL_DTYPES
 from training import load_model, load_test
-
-accuracies = st.lists(st.integers(0, 10_000).map(lambda correct: correct / 10_000), min_size=2, max_size=12)
 
 
 def table(*rows: tuple[int, float, float]) -> pd.DataFrame:
@@ -48,53 +42,6 @@ def table(*rows: tuple[int, float, float]) -> pd.DataFrame:
 
 def search_trials(*accuracies: float) -> pd.DataFrame:
     return pd.DataFrame({"number": range(len(accuracies)), "val_accuracy": accuracies})
-
-
-def test_t_interval_by_hand():
-    # mean 0.8, standard deviation 0.01, t(0.975, 2) = 4.302653: half width 0.01 * 4.302653 / sqrt(3)
-    assert t_interval([0.79, 0.80, 0.81]) == pytest.approx((0.8, 0.8 - 0.0248413, 0.8 + 0.0248413), abs=1e-6)
-
-
-@given(accuracies)
-def test_t_interval_is_scipys(values: list[float]):
-    mean, low, high = t_interval(values)
-    if len(set(values)) == 1:
-        assert low == mean == high == pytest.approx(values[0])
-    else:
-        expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_one_value_has_no_interval():
-    mean, low, high = t_interval([0.8])
-    assert mean == 0.8
-    assert math.isnan(low)
-    assert math.isnan(high)
-    assert all(map(math.isnan, t_interval([])))
-
-
-@given(accuracies, accuracies)
-def test_welch_is_scipys(a: list[float], b: list[float]):
-    found = welch(a, b)
-    if len(set(a)) == len(set(b)) == 1:
-        assert found.low == found.difference == found.high == pytest.approx(a[0] - b[0])
-        assert found.p == (1.0 if a[0] == b[0] else 0.0)
-        assert is_better(found) is None
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, of equal values in one sample
-        expected = stats.ttest_ind(a, b, equal_var=False)
-        interval = expected.confidence_interval(0.95)
-    assert found.difference == pytest.approx(sum(a) / len(a) - sum(b) / len(b), abs=1e-12)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9, abs=1e-12)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
-
-
-def test_welch_with_one_value_has_no_interval():
-    found = welch([0.82], [0.80, 0.81])
-    assert found.difference == pytest.approx(0.015)
-    assert math.isnan(found.low) and math.isnan(found.high) and math.isnan(found.p)
-    assert is_better(found) is None
 
 
 @pytest.mark.parametrize(
