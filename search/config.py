@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -26,7 +26,7 @@ from training.config import (
     validate,
 )
 from training.errors import ConfigError
-from training.messages import shown, unknown_key
+from training.messages import printable, shown, unknown_key
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 # What --resume may change: the budget, and where and on what the search runs.
@@ -89,6 +89,16 @@ class SamplerConfig(FrozenConfig):
     name: Literal["gp", "tpe", "random"] = "gp"
     # Trials before any is modelled, given ones too (of tpe also infeasible ones). null: 5 for gp, 10 for tpe
     startup_trials: NonNegativeInt | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether proposals depend on how earlier trials ended."""
+        match self.name:
+            case "random":
+                return False
+            case "gp" | "tpe":
+                return True
+        assert_never(self.name)
 
 
 class SchedulerConfig(FrozenConfig):
@@ -235,6 +245,37 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
     if errors:
         raise ConfigError(errors)
     return config
+
+
+def written_config(values: Mapping[str, Any]) -> tuple[SearchConfig, list[str]]:
+    """(config, warnings) of what a search has written down, maybe one of another version: for readers.
+
+    What is not known of how it was searched is left out, and said; what trains a network must be known.
+    Raises ConfigError.
+    """
+    written = {name: values.get(name) or {} for name in SearchConfig.model_fields}
+    wrong = [
+        f"{name}: must be a mapping, got {shown(part)}" for name, part in written.items() if not isinstance(part, dict)
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    trial = validate(TrialConfig, {name: written[name] for name in TrialConfig.model_fields})
+    sections, warnings = {}, []
+    for name in ("search", "sampler", "scheduler", "resources"):
+        kind: Any = SearchConfig.model_fields[name].annotation
+        known = {key: value for key, value in written[name].items() if key in kind.model_fields}
+        warnings += [f"{name}.{key} is not known to this version" for key in written[name] if key not in known]
+        try:
+            sections[name] = validate(kind, known)
+        except ConfigError as error:
+            raise ConfigError([f"{name}.{line}" for line in error.errors]) from None
+    space = {}
+    for path, entry in written["space"].items():
+        try:
+            space[str(path)] = validate(SpaceEntry, entry)
+        except ConfigError as error:
+            warnings.append(f"space.{printable(path)} cannot be read ({'; '.join(error.errors)})")
+    return SearchConfig(**dict(trial), **sections, space=space), warnings
 
 
 def _name_entry_fields(error: str) -> str:

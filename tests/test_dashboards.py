@@ -28,7 +28,8 @@ from analysis.figures.style import Picture, drawing, save_png
 from analysis.tensorboard import write_evaluation
 from search.config import SearchConfig, parse_config
 from search.record.endings import Ending, Infeasible, end_infeasible, end_pruned
-from search.record.run_directory import locked, open_study
+from search.record.journal import open_study
+from search.record.run_directory import locked
 from search.record.run_storage import RunStorage
 from search.screen.progress import CURVES, Progress, trial_directory
 from search.workers.bridge import StudySearcher

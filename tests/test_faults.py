@@ -43,16 +43,9 @@ import run_search
 import search.workers.tuner
 import training.loop
 from search.config import SearchConfig, load_config
-from search.record.run_directory import (
-    CONFIG,
-    ENVIRONMENT,
-    JOURNAL,
-    SearchError,
-    check_journal,
-    locked,
-    open_study,
-    record_environment,
-)
+from search.record.environment import record_environment
+from search.record.journal import check_journal, open_study
+from search.record.run_directory import CONFIG, ENVIRONMENT, JOURNAL, SearchError, locked
 from search.record.storage import StorageError, open_url
 from search.workers.trainable import starting_state
 from training import TrialConfig, load_data, new_state, save_checkpoint, train

@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 from searches import QUICK, RUN_SEARCH, check_record, metas, run, start, trials_of, wait_for_epochs
 
 from search.config import parse_config
-from search.record.run_directory import JOURNAL, SearchError, check_journal, locked, open_study, written_together
+from search.record.journal import check_journal, open_study, written_together
+from search.record.run_directory import JOURNAL, SearchError, locked
 from search.record.run_storage import RECORD, Keeper, RunStorage
 from search.record.storage import Mirror, StorageError, patiently
 

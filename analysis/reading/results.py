@@ -11,19 +11,16 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.reading.bucket import fetch_run, fetch_tensors, nested, newest_run_at, send_report
-from analysis.reading.files import (
-    CONFIG,
-    JOURNAL,
-    base_config,
-    find_checkpoint,
-    read_curves,
-    read_environment,
-    read_journal,
-    read_settings,
-)
 from analysis.reading.files import AnalysisError as AnalysisError
+from analysis.reading.files import read_curves, read_journal, read_settings
 from analysis.reading.tables import Curve, epochs_table, last_epoch, trials_table
+from search.config import SearchConfig
+from search.record.checkpoints import find_checkpoint
+from search.record.endings import Ending, Infeasible, ending_of, infeasibility_of, is_own
+from search.record.environment import read_environment
+from search.record.run_directory import CONFIG, JOURNAL
 from search.record.storage import Mirror, child_of, is_url, url_name
+from search.space import SpaceEntry
 from training.config import TrialConfig
 from training.messages import shown
 
@@ -44,17 +41,28 @@ class SearchResults:
     """A search as DataFrames. `warnings` says in sentences what is missing and what that rules out."""
 
     run: Path  # of a run in a bucket: its working copy on this machine
-    config: TrialConfig  # of trial 0, the defaults
-    settings: dict[str, Any]  # search.yaml, whole
-    space: dict[str, Any]
-    notice: str | None
+    settings: SearchConfig  # search.yaml
     environment: list[dict[str, Any]]  # one entry for each start and resume
     trials: pd.DataFrame
     epochs: pd.DataFrame
     best_trial: BestTrial | None
     params: dict[int, dict[str, Any]] = field(repr=False)  # by trial number
+    infeasible: dict[int, Infeasible] = field(default_factory=dict, repr=False)  # by trial number, if it was recorded
     warnings: list[str] = field(default_factory=list)
     mirror: Mirror | None = field(default=None, repr=False)  # of a run in a bucket
+
+    @property
+    def config(self) -> TrialConfig:
+        """That of trial 0, the defaults, but for its seed."""
+        return self.settings.base
+
+    @property
+    def space(self) -> dict[str, SpaceEntry]:
+        return self.settings.space
+
+    @property
+    def notice(self) -> str | None:
+        return self.settings.search.notice
 
     @property
     def place(self) -> str:
@@ -162,28 +170,24 @@ def read_search(run: Path, mirror: Mirror | None, sources: bool = False) -> Sear
 
 
 def _read_search(run: Path, mirror: Mirror | None, sources: bool) -> SearchResults:
-    settings = read_settings(run)
-    base = base_config(settings, run)
+    settings, warnings = read_settings(run)
     every_trial = read_journal(run)
-    warnings: list[str] = []
-    environment = read_environment(run, warnings)
-    own = [trial for trial in every_trial if "source" not in trial.user_attrs]
+    environment, problem = read_environment(run)
+    warnings += [problem] if problem else []
+    own = [trial for trial in every_trial if is_own(trial)]
     listed = every_trial if sources else own
     curves = read_curves(run, {trial.number for trial in own}, warnings)
-    space = dict(settings.get("space") or {})
     best = find_best(run, own, curves, mirror)
     warnings += what_is_missing(run, own, best, mirror)
     return SearchResults(
         run=run,
-        config=base,
         settings=settings,
-        space=space,
-        notice=(settings.get("search") or {}).get("notice"),
         environment=environment,
-        trials=trials_table(listed, curves, space, sources),
+        trials=trials_table(listed, curves, settings.space, sources),
         epochs=epochs_table(listed, curves),
         best_trial=best,
         params={trial.number: dict(trial.params) for trial in listed},
+        infeasible={trial.number: why for trial in own if (why := infeasibility_of(trial)) is not None},
         warnings=list(dict.fromkeys(worded(warning, run, mirror) for warning in warnings)),
         mirror=mirror,
     )
@@ -199,7 +203,7 @@ def find_best(
     pruned = [
         trial
         for trial in trials
-        if trial.state == TrialState.PRUNED and trial.user_attrs.get("stopped_by") not in ("diverged", "infeasible")
+        if trial.state == TrialState.PRUNED and ending_of(trial) not in (Ending.DIVERGED, Ending.INFEASIBLE)
     ]
     for trial in sorted(pruned, key=lambda trial: last_epoch(trial, curves.get(trial.number, {})), reverse=True):
         if find_checkpoint(run, trial.number, fetcher(mirror))[0] is not None:

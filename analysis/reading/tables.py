@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from search.record.endings import SOURCE, SOURCE_NUMBER
 from training.loop import EpochResult
 
 Curve = Mapping[int, EpochResult]  # epoch, counted from 1 -> its result
@@ -56,9 +57,9 @@ def trials_table(
     rows = [_trial_row(trial, curves.get(trial.number, {}), zone) for trial in trials]
     table = typed_table(rows, TRIAL_DTYPES)
     if sources:
-        table["source"] = pd.Series([trial.user_attrs.get("source") for trial in trials], dtype="object")
-    if any("source_number" in trial.user_attrs for trial in trials):
-        numbers = [trial.user_attrs.get("source_number") for trial in trials]
+        table["source"] = pd.Series([trial.user_attrs.get(SOURCE) for trial in trials], dtype="object")
+    if any(SOURCE_NUMBER in trial.user_attrs for trial in trials):
+        numbers = [trial.user_attrs.get(SOURCE_NUMBER) for trial in trials]
         table["source_number"] = pd.Series(numbers, dtype="Int64")
     for path in paths:
         table[path] = _parameter_column([trial.params.get(path) for trial in trials])
@@ -93,7 +94,7 @@ def typed_table(rows: list[dict[str, Any]], dtypes: Mapping[str, str]) -> pd.Dat
 
 def hyperparameters(trials: pd.DataFrame) -> list[str]:
     """The columns of a trials table that the search drew; one for each layer of a path per layer."""
-    return [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source", "source_number")]
+    return [name for name in trials.columns if name not in (*TRIAL_DTYPES, SOURCE, SOURCE_NUMBER)]
 
 
 def last_epoch(trial: FrozenTrial, curve: Curve) -> tuple[int, float]:

@@ -7,18 +7,16 @@ where epochs, images and split are the same.
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from search.config import DERIVED_PATHS, SearchConfig, parse_config, read_yaml
 from search.feasibility import why_infeasible
 from search.record.endings import SOURCE, Ending, ending_of
+from search.record.journal import JournalError, read_trials
 from search.record.run_directory import CONFIG, JOURNAL, SearchError, open_run
 from search.record.run_storage import RunStorage
 from search.space import FIXED_PATHS, SearchSpace, describe, differences, value_by_path
 from training.errors import ConfigError
-from training.messages import shown
 
 COMPARED_PATHS = sorted(FIXED_PATHS - {"data.data_dir", "train.seed"})
 
@@ -62,37 +60,18 @@ def read_search(run: RunStorage, config: SearchConfig) -> EarlierSearch:
         for path in COMPARED_PATHS
         if there[path] != here[path]
     ]
-    return EarlierSearch(run.name, earlier, read_trials(run), tuple(incomparable))
+    return EarlierSearch(run.name, earlier, begun_trials(run), tuple(incomparable))
 
 
-def read_trials(run: RunStorage) -> list[FrozenTrial]:
-    """The trials of a journal that have begun; a torn last line is passed over. Raises SearchError."""
+def begun_trials(run: RunStorage) -> list[FrozenTrial]:
+    """The trials of a run directory that have begun. Raises SearchError."""
     journal = run.path / JOURNAL
     if not journal.is_file():
         raise SearchError(f"{run} holds no {JOURNAL}: nothing was searched there. Leave this run out.")
     try:
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
-        for trial in trials:
-            check_trial(trial)
-    except Exception as error:  # Optuna raises whatever a damaged line leads to
-        raise SearchError(f"{journal} is damaged ({error!r}). Restore it from a copy, or leave this run out.") from None
-    return [trial for trial in trials if trial.state != TrialState.WAITING]
-
-
-def check_trial(trial: FrozenTrial) -> None:
-    """Raises for a trial that no search has written: Optuna reads a journal without looking at types."""
-    values = trial.values or []
-    if len(values) != (1 if trial.state == TrialState.COMPLETE else trial.values is not None):
-        raise ValueError(f"trial {trial.number} is {trial.state.name} with {len(values)} values")
-    for number in (*values, *trial.intermediate_values.values()):
-        if not isinstance(number, int | float):
-            raise TypeError(f"trial {trial.number} has {shown(number)} where a number must be")
-    for name in ("stopped_by", "reason", "source"):
-        if not isinstance(trial.user_attrs.get(name), str | None):
-            raise TypeError(f"trial {trial.number} has {shown(trial.user_attrs[name])} as its {name}")
-    if not isinstance(number := trial.user_attrs.get("source_number", 0), int):
-        raise TypeError(f"trial {trial.number} has {shown(number)} as its source_number")
+        return read_trials(journal) or []
+    except JournalError as error:
+        raise SearchError(f"{error}. Restore it from a copy, or leave this run out.") from None
 
 
 def map_trial(

@@ -5,7 +5,7 @@ what is known beforehand, which networks are infeasible and that trial 0 is a se
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import optuna
@@ -24,7 +24,7 @@ from search.space import SearchSpace
 Array = NDArray[np.float64]
 Params = dict[str, Any]
 
-STARTUP_TRIALS = {"gp": 5, "tpe": 10, "random": 0}  # of tpe it is Optuna's own
+STARTUP_TRIALS = {"gp": 5, "tpe": 10, "random": 0}  # 10 is also Optuna's default for TPE
 RANDOM_CANDIDATES = 200
 PARENTS, CHILDREN = 5, 30  # the best trials by the model, and candidates near each of them
 KEPT, REACH = 0.7, 0.2  # of a parent's values; by how much of their range most of the other numbers move
@@ -50,6 +50,7 @@ def build_sampler(config: SearchConfig, num_classes: int, num_trials: int) -> Ba
                 return why_unfit(params, space, config.search, num_classes) is None
 
             return CurveSampler(space, is_feasible, config.train.epochs, startup_trials, seed)
+    assert_never(config.sampler.name)
 
 
 class CurveSampler(BaseSampler):

@@ -57,8 +57,8 @@ def warm_start(study: optuna.Study, config: SearchConfig, num_classes: int, resu
             add_trials(study, [each for each in trials if not each.reasons], space.distributions())
         lines += report(search, trials, seen)
         seen |= {each.identity for each in trials}
-    if config.sampler.name == "random":
-        lines.append("The random sampler learns from none of them")
+    if not config.sampler.learns:
+        lines.append(f"The {config.sampler.name} sampler learns from none of them")
     lines += report_first(first)
     study.set_user_attr(DONE, lines)
     return lines

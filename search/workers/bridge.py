@@ -25,7 +25,7 @@ from search.record.endings import (
     end_pruned,
     ending_of,
 )
-from search.record.run_directory import written_together
+from search.record.journal import written_together
 from training.checkpoint import read_meta
 from training.config import TrialConfig
 from training.costs import count_costs

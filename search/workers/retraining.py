@@ -17,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config import SamplerConfig, SchedulerConfig, SearchConfig
-from search.propose.earlier import read_trials
+from search.propose.earlier import begun_trials
+from search.record.checkpoints import usable_checkpoint
 from search.record.endings import SOURCE_NUMBER, Ending, Infeasible, ending_of, is_own, rank_trials
-from search.record.run_directory import JOURNAL, Kind, SearchError, find_checkpoint
+from search.record.run_directory import JOURNAL, Kind, SearchError
 from search.record.run_storage import RunStorage
 from search.screen.progress import describe_params
 from search.workers.bridge import LiveTrial, StudySearcher, trial_seed
@@ -126,7 +127,7 @@ def plan_audit(run: RunStorage, num_trials: int, seed: int) -> Retraining:
     trials = own_trials(run)
     stopped = [number for number, trial in trials.items() if ending_of(trial) == Ending.ASHA]
     audit = run.child("audit")
-    trained = read_trials(audit) if (audit.path / JOURNAL).is_file() else []
+    trained = begun_trials(audit) if (audit.path / JOURNAL).is_file() else []
     audited = [source_number(trial) for trial in trained if SOURCE_NUMBER in trial.user_attrs]
     chosen = [number for number in dict.fromkeys(audited) if number in stopped]
     others = np.random.default_rng(seed).permutation([number for number in stopped if number not in chosen])
@@ -141,12 +142,12 @@ def plan_audit(run: RunStorage, num_trials: int, seed: int) -> Retraining:
 def stopped_checkpoint(run: RunStorage, number: int) -> Path | None:
     """The newest intact checkpoint of a trial of the search, brought here from a bucket."""
     run.pull_trial(number)
-    return find_checkpoint(run.path, number)
+    return usable_checkpoint(run.path, number)
 
 
 def own_trials(run: RunStorage) -> dict[int, FrozenTrial]:
     """The begun trials of a search by number, those taken over from others left out. Raises SearchError."""
-    trials = {trial.number: trial for trial in read_trials(run) if is_own(trial)}
+    trials = {trial.number: trial for trial in begun_trials(run) if is_own(trial)}
     if 0 not in trials:
         raise SearchError(f"{run}: its search has not begun. Go on with it first: --resume {run}")
     return trials

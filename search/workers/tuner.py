@@ -19,15 +19,11 @@ from search.config import SearchConfig
 from search.feasibility import check_defaults, first_params
 from search.propose.sampler import build_sampler
 from search.propose.warm_start import warm_start
+from search.record.checkpoints import usable_checkpoint
 from search.record.endings import Ending, end_pruned, ending
-from search.record.run_directory import (
-    CONFIG,
-    find_checkpoint,
-    locked,
-    open_study,
-    record_environment,
-    write_atomically,
-)
+from search.record.environment import record_environment
+from search.record.journal import open_study
+from search.record.run_directory import CONFIG, locked, write_atomically
 from search.record.run_storage import Keeper, RunStorage
 from search.record.storage import StorageError
 from search.screen.progress import Progress, trial_directory
@@ -209,7 +205,7 @@ def unfinished_trials(searcher: StudySearcher, storage: RunStorage) -> Iterator[
             continue  # infeasible, and told so
         live.reported |= set(frozen.intermediate_values)
         storage.pull_trial(live.number)
-        results = live.go_on_from(find_checkpoint(storage.path, live.number) or live.start_from)
+        results = live.go_on_from(usable_checkpoint(storage.path, live.number) or live.start_from)
         if not tell_ending(study, live, frozen, results[-1] if results else None):
             yield live
         else:

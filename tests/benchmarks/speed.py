@@ -23,7 +23,7 @@ import torch
 import training_step
 import whole_search
 
-from search.record.run_directory import cpu_model
+from search.record.environment import cpu_model
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- speed.py begins -->", "<!-- speed.py ends -->"

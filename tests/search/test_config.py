@@ -13,6 +13,7 @@ from search.config import (
     contradictions,
     load_config,
     parse_config,
+    written_config,
 )
 from search.feasibility import check_defaults, first_params, why_infeasible
 from search.record.endings import Infeasible
@@ -250,3 +251,36 @@ def test_any_input_gives_a_config_or_a_config_error(overrides: dict[str, Any], s
         assert isinstance(parse_config(sections, overrides), SearchConfig)
     except ConfigError as error:
         assert error.errors and all(error.errors)
+
+
+def test_readers_take_what_they_know_of_a_config_of_another_version() -> None:
+    config = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
+    written = yaml.safe_load(config.to_yaml())
+    assert written_config(written) == (config.model_copy(update={"data": config.base.data}), [])
+    written["search"]["patience"] = 3
+    written["space"]["model.width"] = {"normal": [0, 1]}
+    read, warnings = written_config(written)
+    assert read.space == config.space and read.search == config.search
+    assert [line.partition(" ")[0] for line in warnings] == ["search.patience", "space.model.width"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("search", 3, "search: must be a mapping, got 3"),
+        ("search.notice", [1], "search.notice: should be a valid string, got [1]"),
+        (
+            "scheduler.reduction_factor",
+            0.5,
+            "scheduler.reduction_factor: should be greater than or equal to 1.1, got 0.5",
+        ),
+        ("model.depht", 3, "model.depht: unknown key; did you mean model.depth?"),
+    ],
+)
+def test_what_a_reader_cannot_do_without_is_an_error(path: str, value: Any, message: str) -> None:
+    written = yaml.safe_load(parse_config({}, {}).to_yaml())
+    section, _, field = path.partition(".")
+    written[section] = {**written[section], field: value} if field else value
+    with pytest.raises(ConfigError) as caught:
+        written_config(written)
+    assert caught.value.errors == [message]

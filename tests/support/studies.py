@@ -5,7 +5,8 @@ from typing import Any
 
 from search.config import SearchConfig, parse_config
 from search.propose.sampler import build_sampler
-from search.record.run_directory import locked, open_study
+from search.record.journal import open_study
+from search.record.run_directory import locked
 from search.workers.bridge import StudySearcher
 
 SPACE = {"model.depth": {"int": [1, 9]}, "optimizer.learning_rate": {"float": [0.001, 0.1], "log": True}}

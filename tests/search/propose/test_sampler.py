@@ -1,6 +1,6 @@
 """The sampler and its Gaussian process, against references and invariants, by ask and tell; nothing trains."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -13,7 +13,7 @@ from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.config import SearchConfig, parse_config
+from search.config import SamplerConfig, SearchConfig, parse_config
 from search.feasibility import why_unfit
 from search.propose.gaussian_process import GaussianProcess
 from search.propose.sampler import (
@@ -282,7 +282,7 @@ def test_where_nothing_is_feasible_the_search_is_told() -> None:
         assert 1 <= run_trial(study, config, 0.5).params["model.depth"] <= 9
 
 
-@pytest.mark.parametrize("name", ["gp", "tpe", "random"])
+@pytest.mark.parametrize("name", get_args(SamplerConfig.model_fields["name"].annotation))
 def test_samplers_differ_by_seed_and_by_trials_so_far(name: str) -> None:
     def first(seed: int, so_far: int) -> dict[str, Any]:
         config = make_config(sampler={"name": name}, search={"seed": seed})

@@ -15,7 +15,8 @@ from search.propose.earlier import differences
 from search.propose.sampler import build_sampler
 from search.propose.warm_start import check_earlier, warm_start
 from search.record.endings import rank_trials
-from search.record.run_directory import CONFIG, JOURNAL, locked, open_study
+from search.record.journal import open_study
+from search.record.run_directory import CONFIG, JOURNAL, locked
 from search.workers.asha import NumberedASHA
 from search.workers.bridge import StudySearcher
 from training.errors import ConfigError

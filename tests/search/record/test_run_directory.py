@@ -10,18 +10,10 @@ import optuna
 import pytest
 
 from search.config import parse_config
-from search.record.run_directory import (
-    ENVIRONMENT,
-    JOURNAL,
-    SearchError,
-    create_run,
-    drop_torn_line,
-    find_checkpoint,
-    locked,
-    open_run,
-    open_study,
-    record_environment,
-)
+from search.record.checkpoints import usable_checkpoint
+from search.record.environment import record_environment
+from search.record.journal import drop_torn_line, open_study
+from search.record.run_directory import ENVIRONMENT, JOURNAL, SearchError, create_run, locked, open_run
 
 CONFIG = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
 
@@ -111,15 +103,15 @@ def test_environment_grows_with_each_start(tmp_path: Path) -> None:
 def test_the_newest_intact_checkpoint_over_all_directories_of_a_number(
     tmp_path: Path, trained_checkpoints: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert find_checkpoint(tmp_path, 7) is None
+    assert usable_checkpoint(tmp_path, 7) is None
     first, second = tmp_path / "trial_0007_aaa", tmp_path / "trial_0007_bbb"
     shutil.copytree(trained_checkpoints[1], first / "checkpoint_000001")  # 2 epochs
     shutil.copytree(trained_checkpoints[0], second / "checkpoint_000000")  # 1 epoch
     shutil.copytree(trained_checkpoints[1], tmp_path / "trial_0008_ccc" / "checkpoint_000001")
-    assert find_checkpoint(tmp_path, 7) == first / "checkpoint_000001"
+    assert usable_checkpoint(tmp_path, 7) == first / "checkpoint_000001"
     weights = first / "checkpoint_000001" / "weights.pt"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert find_checkpoint(tmp_path, 7) == second / "checkpoint_000000"
+    assert usable_checkpoint(tmp_path, 7) == second / "checkpoint_000000"
     assert "weights.pt" in capsys.readouterr().err
     (second / "checkpoint_000000" / "meta.json").write_text("{")
-    assert find_checkpoint(tmp_path, 7) is None
+    assert usable_checkpoint(tmp_path, 7) is None

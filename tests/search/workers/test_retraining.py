@@ -10,7 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from search.config import SearchConfig
-from search.record.run_directory import CONFIG, SearchError, locked, open_study
+from search.record.journal import open_study
+from search.record.run_directory import CONFIG, SearchError, locked
 from search.record.run_storage import RunStorage
 from search.workers.bridge import LiveTrial, trial_seed
 from search.workers.retraining import (

@@ -13,7 +13,8 @@ from ray.tune.search import Searcher
 import search.workers.tuner
 from search.config import SearchConfig, parse_config
 from search.record.endings import counts_towards_num_samples
-from search.record.run_directory import locked, open_study
+from search.record.journal import open_study
+from search.record.run_directory import locked
 from search.record.run_storage import RunStorage
 from search.workers.asha import build_scheduler
 from search.workers.bridge import StudySearcher
