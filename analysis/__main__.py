@@ -19,8 +19,8 @@ from analysis import text
 from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, pick_device
 from analysis.evaluating.export import check_export_file, export_model, loading_code
 from analysis.evaluating.predict import BestModel, classify, load_best
-from analysis.findings.audit import advice, audit_sentences
-from analysis.findings.confirmation import confirmation_sentences
+from analysis.findings.audit_report import advice, audit_sentences
+from analysis.findings.confirmation_report import confirmation_sentences
 from analysis.findings.verdict import cost, distinct, gain, reproduction
 from analysis.reading.results import AnalysisError, SearchResults, load_search, newest_run
 from analysis.report import Analysis, analyse, write_report

@@ -26,21 +26,22 @@ from analysis.figures.prediction_figures import prediction_pictures, training_ba
 from analysis.figures.search_figures import search_pictures
 from analysis.figures.space_figures import space_pictures
 from analysis.figures.style import Picture, save_png, to_svg
-from analysis.findings.audit import Audit, advice, audit_json, audit_pictures, audit_rows, audit_sentences, load_audit
+from analysis.findings.audit import Audit, load_audit
+from analysis.findings.audit_report import advice, audit_json, audit_pictures, audit_rows, audit_sentences
 from analysis.findings.checks import checks
-from analysis.findings.confirmation import (
-    Confirmation,
+from analysis.findings.confirmation import Confirmation, evaluate_confirmation, load_confirmation
+from analysis.findings.confirmation_report import (
     confirmation_json,
     confirmation_pictures,
     confirmation_rows,
     confirmation_sentences,
-    evaluate_confirmation,
-    load_confirmation,
 )
+from analysis.findings.trials import endings
 from analysis.findings.verdict import verdict
 from analysis.reading.results import AnalysisError, SearchResults
 from analysis.reading.tables import hyperparameters
 from analysis.tensorboard import write_evaluation
+from search.record.endings import rank
 from training.checkpoint import read_meta
 
 LEADERBOARD = 10
@@ -194,10 +195,10 @@ def layers_of(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def leaderboard(results: SearchResults) -> dict[str, Any]:
-    """The ten best trials, COMPLETE ones first, then by epochs and val accuracy; with the paths of the space."""
+    """The ten best trials, as every part of the project ranks them, with the paths of the space."""
     trials = results.trials
-    ranked = trials[trials["val_accuracy"].notna()].assign(is_complete=lambda t: t["state"] == "COMPLETE")
-    ranked = ranked.sort_values(["is_complete", "epochs", "val_accuracy"], ascending=False).head(LEADERBOARD)
+    known = trials.assign(ending=endings(trials))[trials["val_accuracy"].notna()].to_dict("records")
+    ranked = sorted(known, key=lambda row: rank(row["ending"], row["epochs"], row["val_accuracy"]), reverse=True)
     paths = hyperparameters(trials)
     rows = [
         {
@@ -209,7 +210,7 @@ def leaderboard(results: SearchResults) -> dict[str, Any]:
             "num_params": None if pd.isna(row["num_params"]) else int(row["num_params"]),
             "values": [text.shown(row[path]) for path in paths],
         }
-        for row in ranked.to_dict("records")
+        for row in ranked[:LEADERBOARD]
     ]
     return {"paths": paths, "rows": rows}
 

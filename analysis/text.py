@@ -51,3 +51,9 @@ def shown(value: Any) -> str:
 def run_search(*arguments: str) -> str:
     """A command line of run_search.py for a shell."""
     return shlex.join(["python", "run_search.py", *arguments])
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `3rd`, `4th`, `11th`."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"

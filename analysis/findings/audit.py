@@ -19,12 +19,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.evaluating.statistics import weighted_rank_correlation, wilson_interval
-from analysis.figures.search_figures import rung_epochs
-from analysis.figures.style import BEST, COLOURS, MUTED, WRONG, Picture, drawing, grid, message, styled
-from analysis.reading.files import CONFIG
+from analysis.figures.style import BEST, COLOURS, MUTED, WRONG, drawing, grid, message, styled
+from analysis.findings.trials import endings
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
-from analysis.text import percent, plural, points, run_search
-from search.record.storage import child_of
+from search.record.endings import Ending, ending
+from search.record.rungs import rung_epochs
 
 DIRECTORY = "audit"
 ADVISED_FROM = 20  # audited trials; fewer advise nothing
@@ -38,6 +37,7 @@ GRACES = 20  # candidates for the grace period
 CROWDED = 40  # curves drawn thinner
 MANY = 300  # curves drawn as an image rather than as paths
 BARS = 20  # epochs with an interval each; more become a band
+KNOWN_ENDS = (Ending.COMPLETE, Ending.DIVERGED)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Audit:
     reduction_factor: float
     population: int  # trials of the search that ASHA stopped
     best: tuple[int, float] | None  # number and val accuracy of the search's best COMPLETE trial
-    # number (in the search), epoch and accuracy when it was stopped, ending (complete, diverged or another, not
-    # observed), final_accuracy and above (ends above the best) where complete; by number
+    # number (in the search), epoch and accuracy when it was stopped, ending, final_accuracy and above (ends above the
+    # best) of complete ones; by number
     trials: pd.DataFrame
     # number, epoch, val_accuracy, group: `stopped` audited COMPLETE trials, `complete` the search's own. Whole curves.
     curves: pd.DataFrame
@@ -72,7 +72,7 @@ class Audit:
     @property
     def observed(self) -> pd.DataFrame:
         """The audited trials whose end is known: those trained to the end, and those that diverged."""
-        return self.trials[self.trials["ending"].isin(["complete", "diverged"])]
+        return self.trials[self.trials["ending"].isin(KNOWN_ENDS)]
 
 
 def load_audit(results: SearchResults) -> Audit | None:
@@ -86,14 +86,14 @@ def load_audit(results: SearchResults) -> Audit | None:
         tables = (continued.trials, continued.epochs)
     except AnalysisError as error:
         problems.append(str(error))
-    scheduler = results.settings.get("scheduler") or {}
+    scheduler = results.settings.scheduler
     return audit_data(
         results.trials,
         results.epochs,
         *tables,
         epochs=results.config.train.epochs,
-        grace_epochs=int(scheduler.get("grace_epochs", 1)),
-        reduction_factor=float(scheduler.get("reduction_factor", 3)),
+        grace_epochs=scheduler.grace_epochs,
+        reduction_factor=scheduler.reduction_factor,
         run=results.place,
         problems=problems,
     )
@@ -112,14 +112,14 @@ def audit_data(
     problems: list[str] | None = None,
 ) -> Audit:
     """What became of the audited trials, from the tables of the search and of RUN/audit."""
-    stopped = search_trials[search_trials["stopped_by"] == "asha"]
+    stopped = search_trials[endings(search_trials) == Ending.ASHA]
     complete = search_trials[(search_trials["state"] == "COMPLETE") & search_trials["val_accuracy"].notna()]
     best = None
     if len(complete):
         first = complete.sort_values(["val_accuracy", "number"], ascending=[False, True]).iloc[0]
         best = int(first["number"]), float(first["val_accuracy"])
     audited = _audited(stopped, audit_trials, None if best is None else best[1])
-    is_complete = audited["ending"] == "complete"
+    is_complete = audited["ending"] == Ending.COMPLETE
     sources = dict(zip(audited["audit_number"][is_complete], audited["number"][is_complete], strict=True))
     continued = audit_epochs[audit_epochs["number"].isin(list(sources))]
     curves = [
@@ -148,31 +148,23 @@ def _audited(stopped: pd.DataFrame, audit_trials: pd.DataFrame, best: float | No
     rows = []
     in_search = {trial["number"]: trial for trial in stopped.to_dict("records")}
     for trial in known.to_dict("records"):
-        number, ending = int(trial["source_number"]), _ending(trial)
-        final = float(trial["val_accuracy"]) if ending == "complete" else nan
+        number, end = int(trial["source_number"]), ending(trial["state"], trial["stopped_by"])
+        final = float(trial["val_accuracy"]) if end == Ending.COMPLETE else nan
         rows.append(
             {
                 "number": number,
                 "audit_number": int(trial["number"]),
                 "epoch": int(in_search[number]["epochs"]),
                 "accuracy": float(in_search[number]["val_accuracy"]),
-                "ending": ending,
+                "ending": end,
                 "final_accuracy": final,
                 "above": best is not None and final > best,
             }
         )
     frame = pd.DataFrame(rows, columns=columns)
-    frame["is_known"] = frame["ending"].isin(["complete", "diverged"])
+    frame["is_known"] = frame["ending"].isin(KNOWN_ENDS)
     frame = frame.sort_values(["number", "is_known", "audit_number"], ascending=[True, False, True])
     return frame.drop_duplicates("number", ignore_index=True)[columns]
-
-
-def _ending(trial: dict[Any, Any]) -> str:
-    if trial["state"] == "COMPLETE":
-        return "complete"
-    if trial["state"] == "PRUNED":
-        return trial["stopped_by"] or "pruned"
-    return str(trial["state"]).lower()
 
 
 def _whole_curves(table: pd.DataFrame, epochs: int, group: str) -> pd.DataFrame:
@@ -382,165 +374,3 @@ def plot_rank_correlation(data: pd.DataFrame, rungs: list[int]) -> Figure:
     grid(axes)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
-
-
-def state_sentence(audit: Audit) -> str:
-    """How many of the stopped trials were audited, and what became of them."""
-    if audit.trials.empty:
-        return "No trial that ASHA had stopped has gone on yet."
-    counts = audit.trials["ending"].value_counts()
-    words = {
-        "complete": "trained all epochs",
-        "diverged": "diverged, which counts as not above the best",
-        "running": "RUNNING",
-        "fail": "failed",
-        "time_budget": "out of time",
-    }
-    parts = [f"{counts[ending]} {words.get(str(ending), 'ended early')}" for ending in counts.index]
-    drawn = len(audit.trials)
-    text = f"{drawn} of {plural(audit.population, 'trial')} that ASHA had stopped, drawn at random, went on"
-    known = len(audit.observed)
-    rest = f" What follows is of the {known} whose end is known; the others may differ." if known < drawn else ""
-    return f"{text}: {', '.join(parts)}.{rest}"
-
-
-def stopping_sentence(audit: Audit) -> str:
-    """How many stopped trials would have ended above the best one, and what that cost."""
-    found = stopping_data(audit)
-    digits = 0 if found["n"] < 100 else 1
-    if not found["n"]:
-        return "The end of no stopped trial is known yet."
-    if audit.best is None:
-        return "The search has no COMPLETE trial with which its stopped ones could be compared."
-    number, accuracy = audit.best
-    low, high = found["interval"]
-    sampled = (
-        "all stopped ones, so that there is no chance of sampling"
-        if found["n"] == audit.population
-        else f"95 % Wilson interval {100 * low:.{digits}f} to {percent(high, digits)}"
-    )
-    text = (
-        f"{found['above']} of {found['n']} would have ended above trial {number}, the best of the search with "
-        f"{percent(accuracy)} val accuracy: {percent(found['share'], digits)} ({sampled})."
-    )
-    if found["above"] > 0 and found["n"] < audit.population:
-        text += f" That is about {found['share'] * audit.population:.0f} of {audit.population} stopped trials."
-    if not found["above"]:
-        return f"{text} Stopping these early cost nothing."
-    return (
-        f"{text} The best of them would have added {points(found['regret'])} points, a stopped trial on average "
-        f"{points(found['expected_regret'])}; each was trained once, and the highest of several is flattered by chance."
-    )
-
-
-def signed(number: float) -> str:
-    return f"{number:.2f}".replace("-", "−")
-
-
-def rank_correlation_sentence(data: pd.DataFrame, rungs: list[int]) -> str:
-    """How well the accuracy at the first rung, where most is decided, foretells the order at the end."""
-    at = rungs[0] if rungs else None
-    rows = data[data["epoch"] == at]
-    if rows.empty:
-        return f"No rank correlation: it needs {FEWEST_FOR_RHO} audited trials with whole curves, and an earlier rung."
-    texts = []
-    for row in rows.to_dict("records"):
-        n, rho, low, high = row["n"], row["rho"], signed(row["low"]), signed(row["high"])
-        who = f"the {n} audited trials alone" if row["group"] == "stopped" else f"all trials ({n} curves)"
-        if np.isnan(rho):
-            texts.append(f"undefined among {who}, whose accuracies do not vary")
-        else:
-            texts.append(f"{signed(rho)} among {who} (95 % bootstrap interval {low} to {high})")
-    weighted = " Among all, each audited trial counts as the stopped ones it stands for." if len(rows) > 1 else ""
-    return (
-        f"Spearman's rank correlation of val accuracy at the first rung, epoch {at}, with that at the end is "
-        f"{' and '.join(texts)}.{weighted}"
-    )
-
-
-def advice(audit: Audit) -> tuple[str, str | None]:
-    """(what the audit advises on the grace period, the command for it or None where nothing is to be done)."""
-    known, run = whole_curves(audit), str(audit.run)
-    curves = len(audit.curves) // audit.epochs
-    grace = advised_grace(audit.replays)
-    if grace is None:
-        if audit.population < ADVISED_FROM:
-            return (
-                f"ASHA stopped only {plural(audit.population, 'trial')}; from {ADVISED_FROM} audited ones on the grace "
-                "period can be judged.",
-                None,
-            )
-        return (
-            f"From {ADVISED_FROM} audited trials on the grace period can be judged; {ADVISED_FROM - known} more are "
-            "needed.",
-            run_search("--audit", run, "--trials", str(ADVISED_FROM)),
-        )
-    rows = {row["grace_epochs"]: row for row in audit.replays.to_dict("records")}
-    present, best = rows[min(audit.grace_epochs, audit.epochs)], rows[grace]
-    text = (
-        f"The stopping rule was replayed {REPLICATES:,} times on {plural(curves, 'whole curve')}, resampled. "
-        f"With the present grace period, "
-        f"{plural(audit.grace_epochs, 'epoch')}, {percent(present['safe_share'], 0)} of the replays end within "
-        f"{100 * TOLERATED_LOSS:.1f} points of the trial that would have been best; mean loss "
-        f"{100 * present['mean_loss']:.2f} points."
-    )
-    if grace == audit.grace_epochs:
-        return f"{text} No shorter one reaches {percent(SAFE_SHARE, 0)}: it is right as it is.", None
-    cost = f"training {percent(best['epoch_share'], 0)} of all epochs instead of {percent(present['epoch_share'], 0)}"
-    command = ["--config", child_of(run, CONFIG), "--warm-start", run]
-    if grace >= audit.epochs:
-        text += f" No grace period reaches {percent(SAFE_SHARE, 0)}, only a search without early stopping, {cost}."
-        return text, run_search(*command, "--set", "scheduler.name=none")
-    text += f" The shortest that reaches {percent(SAFE_SHARE, 0)} is {plural(grace, 'epoch')}, {cost}."
-    return text, run_search(*command, "--set", f"scheduler.grace_epochs={grace}")
-
-
-def audit_sentences(audit: Audit) -> list[str]:
-    """What stopping early cost, and what to do; the command for it is advice(audit)[1]."""
-    rho = rank_correlation_sentence(audit.correlations, audit.rungs)
-    return [*audit.problems, state_sentence(audit), stopping_sentence(audit), rho, advice(audit)[0]]
-
-
-def audit_rows(audit: Audit) -> list[dict[str, Any]]:
-    """The table of the report: one row for each audited trial, the highest final accuracy first."""
-    ranked = audit.trials.sort_values("final_accuracy", ascending=False, kind="stable")
-    known = ranked["final_accuracy"].notna()
-    finals = [percent(final) for final in ranked["final_accuracy"][known]] + ranked["ending"][~known].tolist()
-    return [
-        {
-            "number": trial["number"],
-            "stopped_after": trial["epoch"],
-            "accuracy": "–" if np.isnan(trial["accuracy"]) else percent(trial["accuracy"]),
-            "final_accuracy": final,
-            "above": bool(trial["above"]),
-        }
-        for trial, final in zip(ranked.to_dict("records"), finals, strict=True)
-    ]
-
-
-def audit_json(audit: Audit) -> dict[str, Any]:
-    """What test_metrics.json says under `audit`; val accuracies in [0, 1], NaN for what is not known."""
-    return {
-        "stopped_trials": audit.population,
-        "audited_trials": len(audit.trials),
-        **stopping_data(audit),
-        "best": audit.best and {"number": audit.best[0], "val_accuracy": audit.best[1]},
-        "rungs": audit.rungs,
-        "trials": audit.trials.to_dict("records"),
-        "rank_correlation": audit.correlations.to_dict("records"),
-        "grace_periods": audit.replays.to_dict("records"),
-        "advised_grace_epochs": advised_grace(audit.replays),
-    }
-
-
-def audit_pictures(audit: Audit) -> list[Picture]:
-    """Stopped trials that went on, for the report."""
-    return [
-        Picture("audit_curves", "Stopped trials that went on", plot_audit_curves(audit), stopping_sentence(audit)),
-        Picture(
-            "rank_correlation",
-            "How early the order of the end is there",
-            plot_rank_correlation(audit.correlations, audit.rungs),
-            rank_correlation_sentence(audit.correlations, audit.rungs),
-        ),
-    ]

@@ -5,8 +5,10 @@ from typing import Any
 
 from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation
 from analysis.evaluating.statistics import paired_gain
+from analysis.findings.trials import endings, trained
 from analysis.reading.results import SearchResults
 from analysis.text import duration, percent, plural, points, shown
+from search.record.endings import Ending
 
 
 def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
@@ -86,9 +88,8 @@ def gain(evaluation: Evaluation) -> str:
 
 def cost(results: SearchResults) -> str:
     """How much was trained, and how long that took."""
-    infeasible = int((results.trials["stopped_by"] == "infeasible").sum())
-    never_began = (results.trials["stopped_by"] == "time_budget") & (results.trials["epochs"] == 0)
-    trials = results.trials[(results.trials["stopped_by"] != "infeasible") & ~never_began]
+    infeasible = int((endings(results.trials) == Ending.INFEASIBLE).sum())
+    trials = trained(results)
     seconds = float(results.epochs["epoch_seconds"].sum())
     parts = [f"{plural(len(trials), 'trial')}, {plural(len(results.epochs), 'epoch')}, {duration(seconds)} of training"]
     if infeasible:
