@@ -24,9 +24,9 @@ from training.config import (
     config_paths,
     validate,
 )
-from training.costs import count_costs
 from training.errors import ConfigError
 from training.geometry import InfeasibleError
+from training.layers import count_costs
 from training.messages import shown, unknown_key
 
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
@@ -250,9 +250,7 @@ def _name_entry_fields(error: str) -> str:
 def why_infeasible(config: TrialConfig, bounds: SearchSection, num_classes: int) -> tuple[str, float] | None:
     """(reason, violation > 0) for a network that cannot exist or costs more than allowed, else None."""
     try:
-        num_params, multiply_adds = count_costs(
-            config.model, (3, config.data.image_size, config.data.image_size), num_classes
-        )
+        num_params, multiply_adds = count_costs(config.model, config.data.image_shape, num_classes)
     except InfeasibleError as error:
         return f"impossible network: {error}", 1.0
     for name, cost, bound in (

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from training.config import OptimizerConfig, TrialConfig, validate
-from training.costs import count_costs
 from training.data import ImageSet, TrainData
+from training.layers import count_costs
 from training.loop import EpochResult, TrainState, state_of_model
 from training.model import ConvNet
 

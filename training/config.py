@@ -45,6 +45,11 @@ class DataConfig(FrozenConfig):
     flip: bool = True  # random horizontal flips
     cutout: NonNegativeInt = 0  # side of a square hidden from every image, pixels; 0 turns it off
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image, once it is loaded."""
+        return 3, self.image_size, self.image_size
+
     @model_validator(mode="after")
     def _augmentation_fits_the_image(self) -> "DataConfig":
         too_large = [
