@@ -81,6 +81,12 @@ def test_augmentation_keeps_kind_and_input(fields: dict[str, int | bool]):
     assert result.equal(images) == (not fields)
 
 
+def test_without_augmentation_images_stay_as_they_are():
+    images = random_batch(64)
+    config = DataConfig(image_size=8, **ALL).without_augmentation()
+    assert augmentation(config, (0.0, 0.0, 0.0))(images, torch.Generator()).equal(images)
+
+
 def test_augmentation_follows_from_the_generator_alone():
     images = random_batch(64)
     with torch.random.fork_rng():
