@@ -17,9 +17,9 @@ import yaml
 from analysis.figures.search_figures import reasons_data
 from analysis.reading.results import SearchResults
 from analysis.text import percent, plural, points, run_search, shown
-from training.costs import count_costs
 from training.errors import ConfigError
 from training.geometry import InfeasibleError
+from training.layers import count_costs
 
 Verdict = Literal["act", "look", "unknown", "fine"]
 VERDICTS: tuple[Verdict, ...] = ("act", "look", "unknown", "fine")  # what needs action first
@@ -551,8 +551,7 @@ def why_not(results: SearchResults, name: str, value: float) -> str:
     assert results.best_trial is not None
     try:
         config = results.config.override({**results.best_trial.params, name: value})
-        size = config.data.image_size
-        num_params, multiply_adds = count_costs(config.model, (3, size, size), NUM_CLASSES)
+        num_params, multiply_adds = count_costs(config.model, config.data.image_shape, NUM_CLASSES)
     except ConfigError:
         return "no value beyond is legal"
     except InfeasibleError:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from analysis.evaluating.evaluation import plain, relocated, tested
+from analysis.evaluating.evaluation import relocated, tested
 from analysis.evaluating.test_split import OpenTest
 from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, message, styled
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
@@ -92,7 +92,7 @@ def evaluate_confirmation(
         if not checkpoint or not meta or len(meta["results"]) < epochs[number]:
             problems.append(f"{repeated.place}: trial {number} has no readable checkpoint of its last epoch.")
             continue
-        data = relocated(plain(meta["config"].data), data_dir)
+        data = relocated(meta["config"].data.without_augmentation(), data_dir)
         predictions = tested(checkpoint, meta, data, open_test, device, report, problems)
         if predictions is not None:
             images = len(predictions.labels)

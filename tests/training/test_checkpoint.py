@@ -150,6 +150,27 @@ def test_another_format_is_named(saved: Path, few_digits: TrainData):
     assert_refused(saved, few_digits, match="format 99.*reads format 1")
 
 
+def test_a_checkpoint_of_a_newer_version_is_read_as_far_as_it_is_known(saved: Path, few_digits: TrainData):
+    before = load_state(saved, few_digits).results
+    written = json.loads((saved / "meta.json").read_text())["results"]
+    change_meta(saved, author={"name": ["x"]}, results=[{**result, "top_5_accuracy": None} for result in written])
+    assert load_state(saved, few_digits).results == before
+    assert verify_checkpoint(saved)["results"] == before
+
+
+def test_a_checkpoint_of_an_older_version_gets_the_defaults(saved: Path, few_digits: TrainData):
+    before = load_state(saved, few_digits).results
+    written = json.loads((saved / "meta.json").read_text())["results"]
+
+    def without(field: str) -> list[dict[str, Any]]:
+        return [{key: value for key, value in result.items() if key != field} for result in written]
+
+    change_meta(saved, results=without("diverged"))
+    assert load_state(saved, few_digits).results == before
+    change_meta(saved, results=without("val_loss"))  # which has no default
+    assert_refused(saved, few_digits, match="val_loss")
+
+
 @pytest.mark.parametrize("junk", [None, 7, "x", [], [1], {}, {"a": 1}], ids=repr)
 @pytest.mark.parametrize("key", ["format", "config", "image_shape", "class_names", "results", "sha256"])
 def test_a_meta_json_of_the_wrong_shape_never_gets_past(saved: Path, few_digits: TrainData, key: str, junk: Any):
