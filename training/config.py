@@ -29,6 +29,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Padding = Literal["valid", "same"] | NonNegativeInt
 Pooling = Literal["none", "max", "avg"]
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}  # of the data sets that have a name
 # YAML and JSON know lists only; strict mode would insist on tuples.
 Sequence = Field(strict=False, min_length=1)
 
@@ -36,7 +37,7 @@ Sequence = Field(strict=False, min_length=1)
 class DataConfig(FrozenConfig):
     """Where the images come from and how they are split and augmented."""
 
-    dataset: Annotated[str, Field(pattern=r"^(cifar10|cifar100|digits|folder:.+)$")] = "cifar10"
+    dataset: Annotated[str, Field(pattern=rf"^({'|'.join(NUM_CLASSES)}|folder:.+)$")] = "cifar10"
     data_dir: str = "data"  # downloads, and the cache of decoded folders
     image_size: Annotated[int, Field(ge=4, le=512)] = 32  # pixels a side; folders and digits are resized to it
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25  # of the train split, stratified

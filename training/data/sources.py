@@ -17,7 +17,6 @@ from training.data.sets import ImageSet, TrainData
 from training.data.split import split_train
 from training.errors import DataError
 
-CIFAR = ("cifar10", "cifar100")
 CIFAR10_CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0  # fixed: the test split must not depend on any search
@@ -42,11 +41,14 @@ def load_test(config: DataConfig, may_write: bool = True) -> ImageSet:
 
 
 def _load(config: DataConfig, split: str, may_write: bool) -> ImageSet:
-    if config.dataset in CIFAR:
-        return _load_cifar(config, split, may_write)
-    if config.dataset == "digits":
-        return _load_digits(config, split)
-    return load_folder(config, split, may_write)
+    match config.dataset.partition(":")[0]:
+        case "cifar10" | "cifar100":
+            return _load_cifar(config, split, may_write)
+        case "digits":
+            return _load_digits(config, split)
+        case "folder":
+            return load_folder(config, split, may_write)
+    raise ValueError(f"data.dataset: nothing here loads {config.dataset!r}")
 
 
 def cifar_is_available(config: DataConfig, timeout_seconds: float = 10.0) -> bool:

@@ -17,7 +17,7 @@ import pytest
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from training.config import DataConfig, validate
+from training.config import NUM_CLASSES, DataConfig, validate
 from training.data import cifar_is_available, load_data, load_official_train, load_test
 from training.errors import ConfigError, DataError
 
@@ -195,3 +195,12 @@ def test_cifar_is_available(cifar, server: Server, monkeypatch: pytest.MonkeyPat
         assert time.perf_counter() - started < 3
     (Path(config.data_dir) / dataset_class.base_folder).mkdir(parents=True)
     assert cifar_is_available(config, timeout_seconds=0.2)
+
+
+@pytest.mark.parametrize("name", NUM_CLASSES)
+def test_every_data_set_that_a_config_may_name_can_be_loaded(name: str, tmp_path: Path) -> None:
+    config = DataConfig(dataset=name, data_dir=str(tmp_path))
+    try:
+        assert len(load_test(config, may_write=False).class_names) == NUM_CLASSES[name]
+    except DataError as error:
+        assert f"{name} is not in {tmp_path}" in str(error)
