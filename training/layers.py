@@ -6,7 +6,7 @@ A network is a list of them, counted before anything is allocated; torch is impo
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal, assert_never
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from training.config import ModelConfig
 from training.geometry import InfeasibleError, Shape, conv_output_size
@@ -77,13 +77,7 @@ class Pooling:
     def module(self) -> "nn.Module":
         from torch import nn
 
-        match self.kind:
-            case "max":
-                return nn.MaxPool2d(self.kernel_size, self.stride)
-            case "avg":
-                return nn.AvgPool2d(self.kernel_size, self.stride)
-            case _:
-                assert_never(self.kind)
+        return {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}[self.kind](self.kernel_size, self.stride)
 
 
 @dataclass(frozen=True)
