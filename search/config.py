@@ -13,6 +13,7 @@ from search.record.storage import STORAGE_ERRORS, is_url, open_url
 from search.space import Scalar, SearchSpace, SpaceEntry
 from search.strict_yaml import parse_yaml
 from training.config import (
+    NUM_CLASSES,
     DataConfig,
     FrozenConfig,
     ModelConfig,
@@ -31,7 +32,6 @@ from training.messages import printable, shown, unknown_key
 DERIVED_PATHS = {"data.split_seed": "search.seed", "train.seed": "search.seed"}
 # What --resume may change: the budget, and where and on what the search runs.
 RESUMABLE_PATHS = frozenset({"search.num_samples", "search.time_budget", "data.data_dir"})
-KNOWN_NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LARGEST_FILE = 1_000_000  # bytes of a config
 LONGEST_TIME_BUDGET = 366 * SECONDS["d"]
@@ -239,7 +239,7 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
         except ConfigError as error:
             errors += [f"search.first.{index}: {line}" for line in error.errors]
     try:
-        check_defaults(config, KNOWN_NUM_CLASSES.get(config.data.dataset, 2))  # again when the data are there
+        check_defaults(config, NUM_CLASSES.get(config.data.dataset, 2))  # again when the data are there
     except ConfigError as error:
         errors += error.errors
     if errors:

@@ -32,8 +32,8 @@ from search.workers.cluster import workers
 from search.workers.trainable import use_resources
 from training.checkpoint import checkpoint_bytes
 from training.config import TrialConfig
-from training.costs import count_costs, network_costs
 from training.data import TrainData, load_data
+from training.layers import count_costs, network_layers
 from training.timing import time_epoch
 
 SHOWN = 3  # sampled networks, layer by layer
@@ -92,12 +92,11 @@ def feasible_share(config: SearchConfig, num_classes: int) -> float:
 def network_table(config: TrialConfig, num_classes: int, title: str) -> Table:
     """A network layer by layer, with output shapes, parameters and multiply-adds."""
     table = Table("layer", "output shape", "params", "multiply-adds", title=Text(title), title_justify="left")
-    costs = network_costs(config.model, (3, config.data.image_size, config.data.image_size), num_classes)
-    for cost in costs:
-        shape = " x ".join(map(str, cost.layer.output_shape))
-        table.add_row(cost.layer.name, shape, f"{cost.num_params:,}", f"{cost.multiply_adds:,}")
+    for layer in network_layers(config.model, config.data.image_shape, num_classes):
+        shape = " x ".join(map(str, layer.output_shape))
+        table.add_row(layer.name, shape, f"{layer.num_params:,}", f"{layer.multiply_adds:,}")
     table.add_section()
-    total_params, total_adds = sum(c.num_params for c in costs), sum(c.multiply_adds for c in costs)
+    total_params, total_adds = count_costs(config.model, config.data.image_shape, num_classes)
     table.add_row("total", "", f"{total_params:,}", f"{total_adds:,}")
     return table
 
@@ -193,10 +192,9 @@ def describe_epoch_seconds(measured: Measurement) -> str:
 
 def sizes_of_checkpoints(config: SearchConfig, num_classes: int) -> tuple[int, list[int]]:
     """Bytes of a checkpoint of trial 0, and of random networks."""
-    size = config.data.image_size
     networks = [config.base, *(network for _, network in sample_networks(config, num_classes, SIZED))]
     defaults, *sampled = (
-        checkpoint_bytes(network.optimizer, count_costs(network.model, (3, size, size), num_classes)[0])
+        checkpoint_bytes(network.optimizer, count_costs(network.model, network.data.image_shape, num_classes)[0])
         for network in networks
     )
     return defaults, sampled

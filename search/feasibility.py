@@ -8,9 +8,9 @@ import optuna
 from search.record.endings import Infeasible
 from search.space import SearchSpace, differences
 from training.config import TrialConfig
-from training.costs import count_costs
 from training.errors import ConfigError
 from training.geometry import InfeasibleError
+from training.layers import count_costs
 
 if TYPE_CHECKING:
     from search.config import SearchConfig, SearchSection
@@ -21,8 +21,7 @@ Params = dict[str, Any]
 def why_infeasible(config: TrialConfig, bounds: "SearchSection", num_classes: int) -> Infeasible | None:
     """Why a network cannot exist or costs more than allowed; None: it can be trained."""
     try:
-        shape = (3, config.data.image_size, config.data.image_size)
-        num_params, multiply_adds = count_costs(config.model, shape, num_classes)
+        num_params, multiply_adds = count_costs(config.model, config.data.image_shape, num_classes)
     except InfeasibleError as error:
         return Infeasible("impossible", f"impossible network: {error}")
     if bounds.max_params is not None and num_params > bounds.max_params:

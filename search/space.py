@@ -13,7 +13,15 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 from pydantic import Field, model_validator
 
-from training.config import PER_LAYER_FIELDS, FrozenConfig, ModelConfig, TrialConfig, config_paths
+from training.config import (
+    AUGMENTATION_OFF,
+    PER_LAYER_FIELDS,
+    DataConfig,
+    FrozenConfig,
+    ModelConfig,
+    TrialConfig,
+    config_paths,
+)
 from training.errors import ConfigError
 from training.messages import unknown_key
 
@@ -21,13 +29,10 @@ FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | int | FiniteFloat | str
 MOST_STEPS = 10**9  # between the bounds of an entry
 # What all trials of a search share: the data are loaded once, and rungs are compared at equal epochs.
+# Of `data` a space may draw what changes batches; a new field that changes loading is fixed by itself.
 FIXED_PATHS = frozenset(
     {
-        "data.dataset",
-        "data.data_dir",
-        "data.image_size",
-        "data.val_fraction",
-        "data.split_seed",
+        *(f"data.{name}" for name in DataConfig.model_fields if name not in AUGMENTATION_OFF),
         "train.epochs",
         "train.seed",
     }

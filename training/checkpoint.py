@@ -9,7 +9,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 import torch
 
 from training.config import OptimizerConfig, TrialConfig, validate
-from training.costs import count_costs
 from training.data import ImageSet, TrainData
+from training.layers import count_costs
 from training.loop import EpochResult, TrainState, state_of_model
+from training.messages import shortened
 from training.model import ConvNet
+from training.optimizer import averages_kept
 
 FORMAT = 1
 TENSOR_FILES = ("weights.pt", "state.pt")
@@ -59,9 +61,7 @@ def save_checkpoint(state: TrainState, directory: Path | str, number: int | None
 
 def checkpoint_bytes(optimizer: OptimizerConfig, num_params: int) -> int:
     """About what a checkpoint takes on disk: the weights in float32, and each average that the optimizer keeps."""
-    has_momentum = optimizer.momentum > 0
-    averages = {"sgd": has_momentum, "adam": 2, "adamw": 2, "rmsprop": 1 + has_momentum}[optimizer.name]
-    return 4 * num_params * (1 + averages) + CHECKPOINT_OVERHEAD_BYTES
+    return 4 * num_params * (1 + averages_kept(optimizer)) + CHECKPOINT_OVERHEAD_BYTES
 
 
 def read_meta(directory: Path | str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def read_meta(directory: Path | str) -> dict[str, Any]:
         if meta["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {meta['format']}, but this version reads format {FORMAT}")
         meta["config"] = validate(TrialConfig, meta["config"])
-        meta["results"] = [EpochResult(**_with_nan(result)) for result in meta["results"]]
+        meta["results"] = [_read_result(result) for result in meta["results"]]
         check_curve(meta["results"])
         shape, names = meta["image_shape"], meta["class_names"]
         if len(shape) != 3 or not all(type(size) is int and 0 < size <= LARGEST_IMAGE for size in shape):
@@ -87,7 +87,8 @@ def read_meta(directory: Path | str) -> dict[str, Any]:
         meta["num_params"] = count_costs(meta["config"].model, meta["image_shape"], len(names))[0]
         return dict(meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint of convsearch: {shortened(error)}") from error
+        why = shortened(repr(error), 500)  # without the megabytes that a hostile file can put into it
+        raise CheckpointError(f"{path} is not a readable checkpoint of convsearch: {why}") from error
 
 
 def check_curve(results: list[EpochResult]) -> None:
@@ -101,12 +102,6 @@ def check_curve(results: list[EpochResult]) -> None:
         finished_at = datetime.fromisoformat(result.finished_at)
         if type(result.diverged) is not bool or finished_at.tzinfo is None or not 1970 <= finished_at.year < 2262:
             raise ValueError(f"results of epoch {epoch}: finished_at must be a time in UTC, and diverged true or false")
-
-
-def shortened(error: BaseException) -> str:
-    """An error as Python shows it, without the megabytes that a hostile file can put into it."""
-    words = repr(error)
-    return words if len(words) <= 500 else f"{words[:500]}..."
 
 
 def verify_checkpoint(directory: Path | str) -> dict[str, Any]:
@@ -180,7 +175,7 @@ def load_state(
     device: torch.device | str = "cpu",
     config: TrialConfig | None = None,
 ) -> TrainState:
-    """The state to go on training from. Raises CheckpointError, also where data or `config` are other ones."""
+    """The state to go on training from. Raises CheckpointError, also if data or `config` are other ones."""
     meta = read_meta(directory)
     check_config(directory, meta, config)
     train_set: ImageSet = data.train
@@ -219,5 +214,8 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:  # JSON has no NaN
     }
 
 
-def _with_nan(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in result.items()}
+def _read_result(result: dict[str, Any]) -> EpochResult:
+    """What this version knows of an epoch: an older one may have written less, a newer one more."""
+    known = [field.name for field in fields(EpochResult) if field.name in result]
+    values: dict[str, Any] = {name: math.nan if result[name] is None else result[name] for name in known}
+    return EpochResult(**values)

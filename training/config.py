@@ -29,6 +29,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Padding = Literal["valid", "same"] | NonNegativeInt
 Pooling = Literal["none", "max", "avg"]
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}  # of the data sets that have a name
 # YAML and JSON know lists only; strict mode would insist on tuples.
 Sequence = Field(strict=False, min_length=1)
 
@@ -36,7 +37,7 @@ Sequence = Field(strict=False, min_length=1)
 class DataConfig(FrozenConfig):
     """Where the images come from and how they are split and augmented."""
 
-    dataset: Annotated[str, Field(pattern=r"^(cifar10|cifar100|digits|folder:.+)$")] = "cifar10"
+    dataset: Annotated[str, Field(pattern=rf"^({'|'.join(NUM_CLASSES)}|folder:.+)$")] = "cifar10"
     data_dir: str = "data"  # downloads, and the cache of decoded folders
     image_size: Annotated[int, Field(ge=4, le=512)] = 32  # pixels a side; folders and digits are resized to it
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25  # of the train split, stratified
@@ -44,6 +45,15 @@ class DataConfig(FrozenConfig):
     crop_padding: NonNegativeInt = 4  # pixels by which a random crop may move; 0 turns it off
     flip: bool = True  # random horizontal flips
     cutout: NonNegativeInt = 0  # side of a square hidden from every image, pixels; 0 turns it off
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image, once it is loaded."""
+        return 3, self.image_size, self.image_size
+
+    def without_augmentation(self) -> "DataConfig":
+        """The same images and split, as they are: configs that differ in augmentation alone become equal."""
+        return self.model_copy(update=AUGMENTATION_OFF)
 
     @model_validator(mode="after")
     def _augmentation_fits_the_image(self) -> "DataConfig":
@@ -57,6 +67,10 @@ class DataConfig(FrozenConfig):
         return self
 
 
+# The fields of DataConfig that change batches of training, off; all others change what is loaded.
+AUGMENTATION_OFF = {"crop_padding": 0, "flip": False, "cutout": 0}
+
+
 class ModelConfig(FrozenConfig):
     """A stack of `depth` convolution blocks and a linear classifier.
 
@@ -65,7 +79,7 @@ class ModelConfig(FrozenConfig):
 
     depth: Annotated[int, Field(ge=1, le=50)] = 3  # number of convolution layers
     width: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 32  # channels of the first layer, or of each
-    width_growth: Annotated[float, Field(ge=1.0, le=4.0)] = 2.0  # factor from layer to layer; 1.0 where width is a list
+    width_growth: Annotated[float, Field(ge=1.0, le=4.0)] = 2.0  # factor from layer to layer; 1.0 if width is a list
     kernel_size: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 3
     stride: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 1
     padding: Padding | Annotated[tuple[Padding, ...], Sequence] = "same"  # pixels a side; valid = 0, same = K//2
@@ -178,7 +192,7 @@ class TrialConfig(FrozenConfig):
 
 
 def _one_per_layer(field: str, value: Any, config: ModelConfig) -> list[Any]:
-    """A field's values for every layer of a config; where a list is too short its last value is repeated."""
+    """A field's values for every layer of a config; if a list is too short its last value is repeated."""
     if isinstance(value, list | tuple):
         return [*value, *value[-1:] * config.depth][: config.depth]
     if field == "width":

@@ -7,6 +7,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from training.config import TrialConfig
+
+EVALUATION_BATCH = 256  # images
+
+
+def evaluation_batch(config: TrialConfig) -> int:
+    """Images in a batch of validation, whenever it is repeated: equal batches give equal bits."""
+    return max(config.train.batch_size, EVALUATION_BATCH)
+
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 on CUDA, plain float32 elsewhere."""

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from training.config import TrialConfig
+from training.config import DataConfig, TrialConfig
 from training.data import ImageSet, TrainData, augmentation, batch_loader
-from training.evaluate import Sums, autocast, evaluate
+from training.evaluate import Sums, autocast, evaluate, evaluation_batch
 from training.model import ConvNet
 from training.optimizer import build_optimizer, build_schedule
 
@@ -25,14 +25,14 @@ WORST_VAL_ACCURACY = 0.0  # what a diverged epoch is worth: finite, so that sche
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch of training did. Losses are mean cross-entropies in nats, NaN where it diverged."""
+    """What one epoch of training did. Losses are mean cross-entropies in nats, NaN if it diverged."""
 
     epoch: int  # counted from 1
     train_loss: float  # with label smoothing and augmentation, in training mode, averaged over the epoch
     train_accuracy: float
     val_loss: float
     val_accuracy: float
-    learning_rate: float  # at the last step
+    learning_rate: float  # at the last step, of the first group: convolution and linear weights
     epoch_seconds: float  # training and validation, wall clock
     images_per_second: float  # training alone
     finished_at: str  # UTC, ISO 8601
@@ -88,12 +88,11 @@ def train(state: TrainState, data: TrainData) -> Iterator[EpochResult]:
     config, device = state.config, state.device
     order = torch.Generator()
     train_loader = batch_loader(data.train, config.train.batch_size, device, order)
-    val_loader = batch_loader(data.val, max(config.train.batch_size, 256), device)
+    val_loader = batch_loader(data.val, evaluation_batch(config), device)
     while not state.finished:
         started = time.perf_counter()
         epoch = state.epoch + 1
-        with seeded(config.train.seed, epoch, device) as seed:
-            order.manual_seed(seed)
+        with seeded(config.train.seed, epoch, device, order):
             train_loss, train_accuracy, learning_rate = train_epoch(state, data, train_loader)
             trained = time.perf_counter()
             val_loss, val_accuracy = evaluate(state.model, val_loader)
@@ -120,17 +119,15 @@ def train_epoch(
 ) -> tuple[float, float, float]:
     """One pass over batches of the train split: (mean loss, accuracy, learning rate of the last step).
 
-    Ends early, with a NaN loss, where the loss is not finite; on a GPU with the epoch.
+    Ends early, with a NaN loss, if the loss is not finite; on a GPU with the epoch.
     """
     model, device = state.model, state.device
-    augment = augmentation(state.config.data, data.mean, device)
-    generator = torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
     smoothing = state.config.train.label_smoothing
     sums = Sums(device)
     model.train()
-    for step, (images, labels) in enumerate(batches, start=1):
+    for step, (images, labels) in enumerate(augmented(batches, state.config.data, data, device), start=1):
         with autocast(device):
-            logits = model(augment(images, generator))
+            logits = model(images)
         loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         learning_rate = float(state.optimizer.param_groups[0]["lr"])
         state.optimizer.zero_grad()
@@ -143,10 +140,30 @@ def train_epoch(
     return *sums.averages(), learning_rate
 
 
+def augmented(
+    batches: Iterable[tuple[Tensor, Tensor]], config: DataConfig, data: TrainData, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the train split as the network gets them: uint8 (B, C, H, W) and labels (B,)."""
+    augment = augmentation(config, data.mean, device)
+    generator = torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
+    for images, labels in batches:
+        yield augment(images, generator), labels
+
+
+def first_batch(config: TrialConfig, data: TrainData) -> tuple[Tensor, Tensor]:
+    """The batch that training on the CPU begins with; a GPU draws other shifts for the same images."""
+    order, device = torch.Generator(), torch.device("cpu")
+    loader = batch_loader(data.train, config.train.batch_size, device, order)
+    with seeded(config.train.seed, 1, device, order):
+        return next(augmented(loader, config.data, data, device))
+
+
 @contextmanager
-def seeded(seed: int, epoch: int, device: torch.device) -> Iterator[int]:
-    """Torch's global generators seeded from (seed, epoch) inside, and as they were afterwards; gives the seed drawn."""
+def seeded(seed: int, epoch: int, device: torch.device, *others: torch.Generator) -> Iterator[None]:
+    """Torch's global generators seeded from (seed, epoch) inside, and as they were afterwards; `others` just seeded."""
     mixed = seed * 1_000_003 + epoch  # epochs of one trial, and trials of one search, far apart
+    for generator in others:
+        generator.manual_seed(mixed)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(mixed)
-        yield mixed
+        yield

@@ -15,7 +15,7 @@ def unknown_key(path: str, known: Iterator[str] | list[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """repr of any value, of which only the beginning is written out where it is long."""
+    """repr of any value, of which only the beginning is written out if it is long."""
     brief = reprlib.Repr()
     brief.maxlevel = 3
     brief.maxlist = brief.maxtuple = brief.maxdict = brief.maxset = 20
@@ -29,6 +29,6 @@ def printable(words: object) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """A text without its middle where it has more characters."""
+    """A text without its middle if it has more characters."""
     half = length // 2 - 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"

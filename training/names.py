@@ -37,4 +37,4 @@ class FormerNames(MetaPathFinder, Loader):
 
 def still_importable(homes: Mapping[str, str]) -> None:
     """Make modules importable by their former names, `homes`' keys."""
-    sys.meta_path.append(FormerNames(homes))
+    sys.meta_path.insert(0, FormerNames(homes))  # before finders that may know an older installation

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name."""
 
 import inspect
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import nn, optim
@@ -42,14 +42,33 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
             return AdamW(groups, lr=config.learning_rate, fused=True)
         case "rmsprop":
             return RMSprop(groups, lr=config.learning_rate, momentum=config.momentum)
+        case _:
+            assert_never(config.name)
+
+
+def averages_kept(config: OptimizerConfig) -> int:
+    """How many averages, each as large as the weights, the optimizer of a config keeps."""
+    has_momentum = config.momentum > 0
+    match config.name:
+        case "sgd":
+            return int(has_momentum)
+        case "adam" | "adamw":
+            return 2
+        case "rmsprop":
+            return 1 + has_momentum
+        case _:
+            assert_never(config.name)
 
 
 def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int) -> LRScheduler:
-    """A schedule stepped after every batch, spanning `total_steps`; `learning_rate` is its highest value."""
+    """A schedule stepped after every batch, spanning `total_steps`; each group's own rate is its highest value."""
     match config.schedule:
         case "constant":
             return ConstantLR(optimizer, factor=1.0)
         case "cosine":
             return CosineAnnealingLR(optimizer, T_max=total_steps)
         case "one_cycle":  # rises over the first 30 %; the momentum stays what the config says
-            return OneCycleLR(optimizer, config.learning_rate, total_steps=total_steps, cycle_momentum=False)
+            highest = [group["lr"] for group in optimizer.param_groups]
+            return OneCycleLR(optimizer, highest, total_steps=total_steps, cycle_momentum=False)
+        case _:
+            assert_never(config.schedule)

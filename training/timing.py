@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from training.config import TrialConfig
 from training.data import TrainData, batch_loader
-from training.evaluate import evaluate
+from training.evaluate import evaluate, evaluation_batch
 from training.loop import new_state, train_epoch
 
 WARM_UP_BATCHES = 3  # the first ones also pay for memory and for the choice of kernels
@@ -37,10 +37,10 @@ class FirstBatches:
 def time_epoch(config: TrialConfig, data: TrainData, device: torch.device | str = "cpu", seconds: float = 2.0) -> float:
     """The epoch_seconds to expect: training for about `seconds` and validation for half of that, extrapolated.
 
-    A whole epoch where that takes less. Raises InfeasibleError.
+    A whole epoch if that takes less. Raises InfeasibleError.
     """
     train_loader = batch_loader(data.train, config.train.batch_size, device, torch.Generator())
-    val_loader = batch_loader(data.val, max(config.train.batch_size, 256), device)
+    val_loader = batch_loader(data.val, evaluation_batch(config), device)
     # A state of its own to warm up: a schedule has no more steps than the config's epochs.
     train_epoch(new_state(config, data, device), data, islice(train_loader, WARM_UP_BATCHES))
     state = new_state(config, data, device)
@@ -65,7 +65,7 @@ def peak_gpu_bytes(config: TrialConfig, data: TrainData, device: torch.device) -
     """
     state = new_state(config, data, device)
     train_loader = batch_loader(data.train, config.train.batch_size, device, torch.Generator())
-    val_loader = batch_loader(data.val, max(config.train.batch_size, 256), device)
+    val_loader = batch_loader(data.val, evaluation_batch(config), device)
     train_epoch(state, data, islice(train_loader, WARM_UP_BATCHES))
     evaluate(state.model, islice(val_loader, 1))
     taken = torch.cuda.max_memory_reserved(device) + CUDA_CONTEXT_BYTES

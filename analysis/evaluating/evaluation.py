@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from analysis.evaluating.metrics import classification_metrics
 from analysis.evaluating.test_split import (
-    EVALUATION_BATCH,
     OpenTest,
     Predictions,
     SavedNetwork,
@@ -25,10 +24,10 @@ from analysis.reading.results import AnalysisError, SearchResults
 from training import load_data, load_model
 from training.checkpoint import CheckpointError, read_meta
 from training.config import DataConfig, TrialConfig
-from training.data import TrainData, augmentation, batch_loader
+from training.data import TrainData, batch_loader
 from training.errors import DataError
-from training.evaluate import evaluate
-from training.loop import seeded
+from training.evaluate import evaluate, evaluation_batch
+from training.loop import first_batch
 
 BATCH_SHOWN = 16  # images
 
@@ -130,7 +129,7 @@ def evaluate_search(
         if checkpoint is None:
             return None
         meta = read_meta(checkpoint)
-        data = relocated(plain(meta["config"].data), data_dir)
+        data = relocated(meta["config"].data.without_augmentation(), data_dir)
         network = SavedNetwork(checkpoint, meta, data, place)
         return EvaluatedTrial(
             number=number,
@@ -150,7 +149,7 @@ def evaluate_search(
     batch = n_val = None
     if winner is not None and winner.val_accuracy_now is not None:
         config = read_meta(winner.checkpoint)["config"]
-        loaded = open_val(relocated(plain(config.data), data_dir))
+        loaded = open_val(relocated(config.data.without_augmentation(), data_dir))
         batch, n_val = training_batch(winner.number, config, loaded), len(loaded.val.labels)
     if best is not None and best.number == 0:
         defaults = winner
@@ -189,11 +188,6 @@ def report_directory(run: Path) -> Path:
         ) from None
 
 
-def plain(data: DataConfig) -> DataConfig:
-    """The same images and split without augmentation, so that trials that differ in it share what is loaded."""
-    return data.model_copy(update={"crop_padding": 0, "flip": False, "cutout": 0})
-
-
 def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
     """The config with the images at data_dir: for folder:PATH the PATH, where it holds test/, else data.data_dir."""
     if data_dir is None:
@@ -207,10 +201,8 @@ def val_accuracy(
     network: SavedNetwork, open_val: Callable[[DataConfig], TrainData], problems: list[str]
 ) -> float | None:
     """Accuracy on the val split, evaluated as training did; None, and a problem, where the images are not to be had."""
-    # As training.loop does it: equal batches give equal bits.
-    batch_size = max(network.meta["config"].train.batch_size, EVALUATION_BATCH)
     try:
-        loader = batch_loader(open_val(network.data).val, batch_size, network.device)
+        loader = batch_loader(open_val(network.data).val, evaluation_batch(network.meta["config"]), network.device)
         return evaluate(load_model(network.checkpoint, network.device), loader)[1]
     except (DataError, CheckpointError) as error:
         problems.append(f"The val accuracy could not be checked: {error} {where_data_are(network.data)}")
@@ -219,13 +211,8 @@ def val_accuracy(
 
 def training_batch(number: int, config: TrialConfig, data: TrainData, count: int = BATCH_SHOWN) -> TrainingBatch:
     """The first `count` images that training on the CPU begins with; a GPU draws other shifts for the same images."""
-    # As training.loop does it: equal seeds give equal images.
-    with seeded(config.train.seed, 1, torch.device("cpu")) as seed:
-        order = torch.Generator().manual_seed(seed)
-        images, labels = next(iter(batch_loader(data.train, config.train.batch_size, generator=order)))
-        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        augmented = augmentation(config.data, data.mean)(images, generator)[:count]
-    pixels = augmented.permute(0, 2, 3, 1).contiguous().numpy()
+    images, labels = first_batch(config, data)
+    pixels = images[:count].permute(0, 2, 3, 1).contiguous().numpy()
     return TrainingBatch(number, pixels, labels[:count].numpy(), data.train.class_names, config.data)
 
 

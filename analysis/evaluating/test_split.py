@@ -21,9 +21,8 @@ from training import load_model, load_test
 from training.config import DataConfig
 from training.data import ImageSet, batch_loader
 from training.errors import DataError
-from training.evaluate import predict
+from training.evaluate import EVALUATION_BATCH, predict
 
-EVALUATION_BATCH = 256  # images
 OPENINGS = "test_openings.json"
 MOST_PREDICTIONS_BYTES = 2**30  # uncompressed; those of 10,000 images and 100 classes take 4 MB
 

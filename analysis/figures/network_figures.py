@@ -14,8 +14,8 @@ from analysis.text import compact, percent
 from training import load_model
 from training.checkpoint import CheckpointError, read_meta
 from training.config import ModelConfig
-from training.costs import network_costs
-from training.geometry import LayerShape, Shape
+from training.geometry import Shape
+from training.layers import Convolution, Layer, Pooling, network_layers
 from training.model import ConvNet
 
 CHANNELS_SHOWN = 8
@@ -26,20 +26,20 @@ def layer_table(config: ModelConfig, input_shape: Shape, num_classes: int) -> li
     """Each layer with shapes, the formula O = floor((I + 2P - K)/S) + 1 filled in, params and multiply-adds."""
     return [
         {
-            "name": cost.layer.name,
-            "input_shape": shape_text(cost.layer.input_shape),
-            "output_shape": shape_text(cost.layer.output_shape),
-            "formula": formula(cost.layer),
-            "num_params": cost.num_params,
-            "multiply_adds": cost.multiply_adds,
+            "name": layer.name,
+            "input_shape": shape_text(layer.input_shape),
+            "output_shape": shape_text(layer.output_shape),
+            "formula": formula(layer),
+            "num_params": layer.num_params,
+            "multiply_adds": layer.multiply_adds,
         }
-        for cost in network_costs(config, input_shape, num_classes)
+        for layer in network_layers(config, input_shape, num_classes)
     ]
 
 
-def formula(layer: LayerShape) -> str:
+def formula(layer: Layer) -> str:
     """The size formula with a layer's numbers, for its height; empty for a layer that slides no window."""
-    if not layer.kernel_size:
+    if not isinstance(layer, Convolution | Pooling):
         return ""
     size, window = layer.input_shape[1], f"2·{layer.padding} − {layer.kernel_size})/{layer.stride}"
     return f"⌊({size} + {window}⌋ + 1 = {layer.output_shape[1]}"
@@ -53,9 +53,10 @@ def shape_text(shape: tuple[int, ...]) -> str:
 def feature_maps_data(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
     """The input and every layer's output: name, window (`3 × 3 / 1`), channels, height, width in pixels."""
     boxes = [{"name": "input", "window": "", **_sizes(input_shape)}]
-    for cost in network_costs(config, input_shape, num_classes):
-        layer = cost.layer
-        window = f"{layer.kernel_size} × {layer.kernel_size} / {layer.stride}" if layer.kernel_size else ""
+    for layer in network_layers(config, input_shape, num_classes):
+        window = ""
+        if isinstance(layer, Convolution | Pooling):
+            window = f"{layer.kernel_size} × {layer.kernel_size} / {layer.stride}"
         boxes.append({"name": layer.name, "window": window, **_sizes(layer.output_shape)})
     return boxes
 

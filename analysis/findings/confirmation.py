@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.evaluating.evaluation import plain, relocated, tested
+from analysis.evaluating.evaluation import relocated, tested
 from analysis.evaluating.statistics import Difference, t_interval, welch
 from analysis.evaluating.test_split import OpenTest, SavedNetwork
 from analysis.figures.style import BEST, INK, MUTED, drawing, grid, message, styled
@@ -91,7 +91,7 @@ def evaluate_confirmation(
         if not checkpoint or not meta or len(meta["results"]) < epochs[number]:
             problems.append(f"{repeated.place}: trial {number} has no readable checkpoint of its last epoch.")
             continue
-        data = relocated(plain(meta["config"].data), data_dir)
+        data = relocated(meta["config"].data.without_augmentation(), data_dir)
         predictions = tested(SavedNetwork(checkpoint, meta, data, device), open_test, report, problems)
         if predictions is not None:
             images = len(predictions.labels)

@@ -28,7 +28,7 @@ from search.record.endings import (
 from search.record.journal import written_together
 from training.checkpoint import read_meta
 from training.config import TrialConfig
-from training.costs import count_costs
+from training.layers import count_costs
 from training.loop import EpochResult
 
 METRIC, TIME_ATTR = "val_accuracy", "epoch"
@@ -208,8 +208,7 @@ class StudySearcher(Searcher):
             return problem
         config = self.space.apply(params)
         config = config.model_copy(update={"train": config.train.model_copy(update={"seed": self.seed_of(trial)})})
-        size = config.data.image_size
-        num_params, multiply_adds = count_costs(config.model, (3, size, size), self.num_classes)
+        num_params, multiply_adds = count_costs(config.model, config.data.image_shape, self.num_classes)
         trial.set_user_attr("num_params", num_params)
         trial.set_user_attr("multiply_adds", multiply_adds)
         return LiveTrial(trial, config)

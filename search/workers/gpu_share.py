@@ -12,7 +12,7 @@ from search.config import SearchConfig
 from search.feasibility import feasible_networks
 from training.config import TrialConfig
 from training.data import TrainData
-from training.geometry import network_layers
+from training.layers import network_layers
 from training.timing import peak_gpu_bytes
 
 MOST_TRIALS = 4  # processes take turns on a GPU; the first few fill the gaps in which it would wait for a CPU
@@ -52,6 +52,5 @@ def hungriest(config: SearchConfig, num_classes: int) -> TrialConfig:
 
 def activations(config: TrialConfig, num_classes: int) -> int:
     """Numbers that the layers of a network put out for one batch: what training keeps grows with them."""
-    size = config.data.image_size
-    layers = network_layers(config.model, (3, size, size), num_classes)
+    layers = network_layers(config.model, config.data.image_shape, num_classes)
     return config.train.batch_size * sum(prod(layer.output_shape) for layer in layers)

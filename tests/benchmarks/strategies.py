@@ -36,8 +36,8 @@ from search.config import SearchConfig, load_config
 from search.feasibility import why_unfit
 from search.propose.sampler import STARTUP_TRIALS, CurveSampler, Drawing, Encoding
 from training.config import TrialConfig
-from training.costs import count_costs
 from training.geometry import InfeasibleError
+from training.layers import count_costs
 
 SPACE = Path(__file__).parent / "recorded-space.yaml"
 WORKERS = 2
@@ -115,7 +115,7 @@ class CostAware(CurveSampler):
 
 def multiply_adds(config: TrialConfig) -> int:
     try:
-        return count_costs(config.model, (3, 32, 32), NUM_CLASSES)[1]
+        return count_costs(config.model, config.data.image_shape, NUM_CLASSES)[1]
     except InfeasibleError:
         return 1
 

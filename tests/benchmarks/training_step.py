@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy
 
 from search.config import load_config
 from training import TrialConfig, new_state
-from training.costs import network_costs
 from training.data import ImageSet, TrainData, batch_loader, channel_statistics
 from training.evaluate import autocast
+from training.layers import count_costs, network_layers
 from training.loop import TrainState, train_epoch
 
 ROOT = Path(__file__).parents[2]
@@ -85,8 +85,8 @@ def bare_steps(state: TrainState, images: torch.Tensor, labels: torch.Tensor, co
 
 def operations(config: TrialConfig) -> float:
     """Floating-point operations of training on one image."""
-    costs = network_costs(config.model, (3, config.data.image_size, config.data.image_size), NUM_CLASSES)
-    multiply_adds = [cost.multiply_adds for cost in costs]
+    layers = network_layers(config.model, config.data.image_shape, NUM_CLASSES)
+    multiply_adds = [layer.multiply_adds for layer in layers]
     return 2.0 * (3 * sum(multiply_adds) - multiply_adds[0])
 
 
@@ -121,13 +121,11 @@ def measure(network: str, config: TrialConfig, data: TrainData, device: torch.de
             rates[name].append(steps * config.train.batch_size / seconds_of(work[name], device))
     train_rates, ceiling_rates = rates["train"][1:], rates["ceiling"][1:]  # the first warms up
     ratios = [train / ceiling for train, ceiling in zip(train_rates, ceiling_rates, strict=True)]
-    costs = network_costs(config.model, data.train.image_shape, NUM_CLASSES)
     ceiling_rate = statistics.median(ceiling_rates)
     low, _, high = statistics.quantiles(ratios)
     return Step(
         network,
-        sum(cost.num_params for cost in costs),
-        sum(cost.multiply_adds for cost in costs),
+        *count_costs(config.model, data.train.image_shape, NUM_CLASSES),
         statistics.median(train_rates),
         ceiling_rate,
         statistics.median(ratios),

@@ -56,7 +56,7 @@ from training import TrialConfig, load_data, save_checkpoint
 from training.config import DataConfig
 from training.data import ImageSet, TrainData
 from training.errors import ConfigError
-from training.evaluate import evaluate
+from training.evaluate import evaluate, evaluation_batch
 from training.loop import EpochResult, TrainState, state_of_model
 from training.model import ConvNet
 
@@ -143,7 +143,7 @@ def train_cifar(params: dict[str, Any], saved: SavedData) -> None:
     )
     val_loader: DataLoader[Any] = DataLoader(
         PILImages(val_set.images, val_set.labels, val_transform),
-        max(config.train.batch_size, 256),
+        evaluation_batch(config),
         num_workers=num_workers,
     )
     model = ConvNet(config.model, train_set.image_shape, len(saved.class_names)).to(device)

@@ -1,12 +1,17 @@
-"""Small real data, and a strategy that draws any valid config."""
+"""Small real data, and strategies that draw any valid config, made from the config classes."""
 
 import dataclasses
+import math
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import numpy as np
 import pytest
+from hypothesis import reject
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
-from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrialConfig
+from training.config import DataConfig, ModelConfig, TrialConfig
 from training.data import ImageSet, TrainData, load_data
 
 
@@ -30,66 +35,52 @@ def few_digits(digits: TrainData) -> TrainData:
     return dataclasses.replace(digits, train=read_only(digits.train, 150), val=read_only(digits.val, 60))
 
 
+MOST = {  # if a config allows more than is quick, or hardly ever fits into an image
+    **{"depth": 4, "width": 6, "width_growth": 2.0, "kernel_size": 6, "stride": 3, "padding": 3},
+    **{"crop_padding": 7, "cutout": 7},
+}
+
+
+def drawn(kind: Any, most: float, depth: int) -> st.SearchStrategy[Any]:
+    """Values of a field's annotation: numbers up to `most`, and `depth` of them where there is one per layer."""
+    base, *notes = get_args(kind) if get_origin(kind) is Annotated else [kind]
+    limits = {
+        name: getattr(limit, name)
+        for note in notes
+        for limit in note.metadata
+        for name in ("ge", "gt", "le", "lt", "pattern")
+        if getattr(limit, name, None) is not None
+    }
+    low, high = limits.get("ge", limits.get("gt")), min(limits.get("le", limits.get("lt", math.inf)), most)
+    bounds = {"min_value": low, "max_value": None if high == math.inf else high}
+    if base is int:
+        return st.integers(**bounds).filter(lambda value: value not in (limits.get("gt"), limits.get("lt")))
+    if base is float:
+        open_ends = {"exclude_min": "gt" in limits, "exclude_max": "lt" in limits}
+        return st.floats(**bounds, **open_ends, allow_nan=False, allow_infinity=False)
+    if "pattern" in limits:
+        return st.from_regex(limits["pattern"], fullmatch=True)
+    if get_origin(base) in (Union, UnionType):
+        return st.one_of(*(drawn(each, most, depth) for each in get_args(base)))
+    if get_origin(base) is tuple:
+        return st.lists(drawn(get_args(base)[0], most, depth), min_size=depth, max_size=depth)
+    if isinstance(base, type) and issubclass(base, BaseModel):
+        return configs(base)
+    return st.from_type(base)
+
+
 @st.composite
-def model_configs(draw: st.DrawFn) -> ModelConfig:
-    depth = draw(st.integers(1, 4))
-
-    def per_layer(values: st.SearchStrategy) -> st.SearchStrategy:
-        return values | st.lists(values, min_size=depth, max_size=depth)
-
-    paddings = st.just("valid") | st.integers(0, 3)
-    if draw(st.booleans()):
-        kernel_sizes = st.sampled_from([1, 3, 5])
-        paddings = paddings | st.just("same")  # which needs odd kernels
-    else:
-        kernel_sizes = st.integers(1, 6)
-    return ModelConfig(
-        depth=depth,
-        width=draw(per_layer(st.integers(1, 6))),
-        width_growth=draw(st.sampled_from([1.0, 1.5, 2.0])),
-        kernel_size=draw(per_layer(kernel_sizes)),
-        stride=draw(per_layer(st.integers(1, 3))),
-        padding=draw(per_layer(paddings)),
-        pooling=draw(per_layer(st.sampled_from(["none", "max", "avg"]))),
-        batch_norm=draw(st.booleans()),
-        activation=draw(st.sampled_from(["relu", "gelu", "silu"])),
-        dropout=draw(st.floats(0.0, 0.9)),
-        head=draw(st.sampled_from(["average", "flatten"])),
-    )
+def configs(draw: st.DrawFn, kind: type[BaseModel]) -> BaseModel:
+    """Any valid config, with every field that its class has."""
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        annotation = Annotated[field.annotation, field]
+        values[name] = draw(drawn(annotation, MOST.get(name, math.inf), values.get("depth", 1)))
+    try:
+        return kind(**values)
+    except ValidationError:
+        reject()
 
 
-st.register_type_strategy(ModelConfig, model_configs())
-st.register_type_strategy(
-    TrialConfig,
-    st.builds(
-        TrialConfig,
-        data=st.builds(
-            DataConfig,
-            dataset=st.sampled_from(["cifar10", "cifar100", "digits", "folder:some images"]),
-            data_dir=st.text(),
-            image_size=st.integers(8, 512),
-            val_fraction=st.floats(0.01, 0.99),
-            split_seed=st.integers(0, 2**32 - 1),
-            crop_padding=st.integers(0, 7),
-            flip=st.booleans(),
-            cutout=st.integers(0, 7),
-        ),
-        model=model_configs(),
-        optimizer=st.builds(
-            OptimizerConfig,
-            name=st.sampled_from(["sgd", "adam", "adamw", "rmsprop"]),
-            learning_rate=st.floats(1e-300, 1e300),
-            momentum=st.floats(0.0, 0.999),
-            nesterov=st.booleans(),
-            weight_decay=st.floats(0.0, 1e300),
-            schedule=st.sampled_from(["constant", "cosine", "one_cycle"]),
-        ),
-        train=st.builds(
-            TrainConfig,
-            epochs=st.integers(1, 10**6),
-            batch_size=st.integers(2, 10**6),
-            label_smoothing=st.floats(0.0, 0.999),
-            seed=st.integers(0, 2**32 - 1),
-        ),
-    ),
-)
+st.register_type_strategy(ModelConfig, configs(ModelConfig))
+st.register_type_strategy(TrialConfig, configs(TrialConfig))

@@ -5,6 +5,7 @@ import math
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,19 @@ def change_meta(directory: Path, **values: Any) -> None:
 def test_another_format_is_named(saved: Path, few_digits: TrainData):
     change_meta(saved, format=99)
     assert_refused(saved, few_digits, match="format 99.*reads format 1")
+
+
+def test_newer_and_older_checkpoints_are_read_as_far_as_they_are_known(saved: Path, trained: TrainState, few_digits):
+    written = [asdict(result) for result in trained.results]
+    change_meta(saved, author={"name": ["x"]}, results=[{**result, "top_5_accuracy": None} for result in written])
+    assert load_state(saved, few_digits).results == trained.results
+    for result in written:
+        del result["diverged"]
+    change_meta(saved, results=written)
+    assert load_state(saved, few_digits).results == trained.results
+    del written[1]["val_loss"]  # which has no default
+    change_meta(saved, results=written)
+    assert_refused(saved, few_digits, match="val_loss")
 
 
 @pytest.mark.parametrize("junk", [None, 7, "x", [], [1], {}, {"a": 1}], ids=repr)

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrialConfig, config_paths, validate
+from training.config import (
+    AUGMENTATION_OFF,
+    PER_LAYER_FIELDS,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrialConfig,
+    config_paths,
+    validate,
+)
 from training.errors import ConfigError
 
 
@@ -15,6 +25,21 @@ from training.errors import ConfigError
 def test_json_keeps_everything(config: TrialConfig):
     text = json.dumps(config.model_dump(mode="json"), allow_nan=False)
     assert validate(TrialConfig, json.loads(text)) == config
+
+
+def test_the_property_tests_draw_every_field():
+    seen: dict[str, set[Any]] = {path: set() for path in config_paths(TrialConfig)}
+
+    @given(config=...)
+    def collect(config: TrialConfig) -> None:
+        for path, values in seen.items():
+            section, field = path.split(".")
+            values.add(getattr(getattr(config, section), field))
+
+    collect()
+    assert [path for path, values in seen.items() if len(values) < 2] == []
+    for field in PER_LAYER_FIELDS:
+        assert len({isinstance(value, tuple) for value in seen[f"model.{field}"]}) == 2
 
 
 @pytest.mark.parametrize(
@@ -108,6 +133,12 @@ def test_config_paths_are_those_of_a_dump():
     paths = list(config_paths(TrialConfig))
     assert set(paths) == expected
     assert len(paths) == len(expected)
+
+
+def test_every_field_of_data_changes_either_loading_or_augmentation():
+    loading = {"dataset", "data_dir", "image_size", "val_fraction", "split_seed"}
+    assert DataConfig.model_fields.keys() - AUGMENTATION_OFF.keys() == loading
+    assert DataConfig(crop_padding=1, flip=True, cutout=2).without_augmentation() == DataConfig(**AUGMENTATION_OFF)
 
 
 THREE_KERNELS = TrialConfig(model=ModelConfig(kernel_size=(3, 5, 7), width=(8, 16, 24)))

@@ -1,18 +1,14 @@
 """The arithmetic of convolutions, against torch's own forward passes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn.functional import conv2d
 
-from training.config import ModelConfig
-from training.geometry import InfeasibleError, Shape, conv_output_size, feature_map_shapes
-from training.model import ConvNet
+from training.geometry import InfeasibleError, conv_output_size
 
 
 def per_axis(values: st.SearchStrategy[int]) -> st.SearchStrategy[int | tuple[int, int]]:
@@ -69,63 +65,3 @@ def test_conv_output_size_refuses_senseless_numbers(arguments: dict[str, Any], n
     with pytest.raises(ValueError, match=named) as caught:
         conv_output_size(**arguments)
     assert not isinstance(caught.value, InfeasibleError)
-
-
-input_shapes = st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24))
-
-
-def torch_layers(config: ModelConfig, in_channels: int) -> Iterator[tuple[str, nn.Module]]:
-    """The convolutions and poolings that a config means, written down once more."""
-
-    def value(field: str, layer: int) -> Any:
-        setting = getattr(config, field)
-        return setting[layer] if isinstance(setting, tuple) else setting
-
-    for layer in range(config.depth):
-        width = config.width
-        out_channels = width[layer] if isinstance(width, tuple) else round(width * config.width_growth**layer)
-        kernel_size, stride, padding = (value(field, layer) for field in ("kernel_size", "stride", "padding"))
-        if padding == "same" and stride > 1:  # which torch refuses to work out
-            padding = (kernel_size - 1) // 2
-        yield f"conv{layer}", nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
-        pooling = value("pooling", layer)
-        if pooling != "none":
-            yield f"pool{layer}", {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}[pooling](2, 2)
-        in_channels = out_channels
-
-
-def torch_shapes(config: ModelConfig, input_shape: Shape) -> tuple[list[tuple[str, Shape]], str | None]:
-    """(shape after every layer, name of the layer at which torch raises)."""
-    images, shapes = torch.zeros(1, *input_shape), []
-    for name, layer in torch_layers(config, input_shape[0]):
-        try:
-            images = layer(images)
-        except RuntimeError:
-            return shapes, name
-        shapes.append((name, tuple(images.shape[1:])))
-    return shapes, None
-
-
-@given(config=..., input_shape=input_shapes)
-def test_feature_map_shapes_are_those_of_a_forward_pass(config: ModelConfig, input_shape: Shape):
-    expected, impossible = torch_shapes(config, input_shape)
-    if impossible:
-        for build in (lambda: feature_map_shapes(config, input_shape), lambda: ConvNet(config, input_shape, 2)):
-            with pytest.raises(InfeasibleError, match=rf"^{impossible}: .*\d"):
-                build()
-        return
-    assert feature_map_shapes(config, input_shape) == expected
-
-    seen: list[Shape] = []
-    model = ConvNet(config, input_shape, num_classes=2).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            module.register_forward_hook(lambda _module, _inputs, output: seen.append(tuple(output.shape[1:])))
-    assert model(torch.zeros(2, *input_shape)).shape == (2, 2)
-    assert seen == [shape for _, shape in expected]
-
-
-def test_an_impossible_network_is_named_with_layer_and_reason():
-    config = ModelConfig(depth=3, width=8, kernel_size=[3, 3, 7], padding="valid", pooling="max")
-    with pytest.raises(InfeasibleError, match=r"^conv2: .*7 pixels.*2 \+ 2\*0.*16 x 2 x 2"):
-        feature_map_shapes(config, (1, 14, 14))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from training.config import ModelConfig, OptimizerConfig
 from training.model import ConvNet
-from training.optimizer import build_optimizer, build_schedule
+from training.optimizer import averages_kept, build_optimizer, build_schedule
 
 NAMES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
 
@@ -56,6 +57,19 @@ def test_steps_and_state_are_those_of_torch_s_own_optimizer_to_the_bit(name: str
     assert models[0].weight.equal(models[1].weight)
     assert models[0].bias.equal(models[1].bias)
     assert all(parameter.requires_grad and parameter.grad_fn is None for parameter in models[0].parameters())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("name", get_args(OptimizerConfig.model_fields["name"].annotation))
+def test_averages_kept_are_those_of_a_real_state(name: str, momentum: float):
+    config = OptimizerConfig(name=name, momentum=momentum)
+    layer = nn.Linear(5, 3)
+    optimizer = build_optimizer(layer, config)
+    layer(torch.rand(4, 5)).sum().backward()
+    optimizer.step()
+    for parameter in layer.parameters():
+        kept = [value for value in optimizer.state[parameter].values() if value is not None]
+        assert sum(value.shape == parameter.shape for value in kept) == averages_kept(config)
 
 
 def test_training_and_its_checkpoints_do_not_import_torch_s_compiler(tmp_path: Path):
@@ -171,10 +185,11 @@ def one_cycle(step: int, total_steps: int) -> float:
 @pytest.mark.parametrize("optimizer_name", NAMES)
 @pytest.mark.parametrize("formula", [constant, cosine, one_cycle])
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 10, 100])
-def test_schedules_follow_their_formulas(optimizer_name: str, formula, total_steps: int):
+def test_schedules_follow_their_formulas_from_each_group_s_own_rate(optimizer_name: str, formula, total_steps: int):
     layer = nn.Linear(1, 1)
     config = OptimizerConfig(name=optimizer_name, learning_rate=HIGHEST, schedule=formula.__name__)
     optimizer = build_optimizer(layer, config)
+    optimizer.param_groups[1]["lr"] = HIGHEST / 10
     schedule = build_schedule(optimizer, config, total_steps)
     before = [{**group, "params": None, "lr": None} for group in optimizer.param_groups]
     rates = []
@@ -186,7 +201,7 @@ def test_schedules_follow_their_formulas(optimizer_name: str, formula, total_ste
         "only the rate changes"
     )
     for step, both in enumerate(rates):
-        assert both == pytest.approx([formula(step, total_steps)] * 2, rel=1e-6), step
+        assert both == pytest.approx([formula(step, total_steps), formula(step, total_steps) / 10], rel=1e-6), step
     if total_steps % 10 == 0 and formula is one_cycle:
         assert max(rates)[0] == rates[int(0.3 * total_steps) - 1][0] == pytest.approx(HIGHEST)
         assert rates[0][0] == pytest.approx(HIGHEST / 25)

@@ -7,12 +7,12 @@ from itertools import pairwise
 from typing import Any, TypeGuard
 
 from analysis.reading.results import SearchResults
-from search.config import KNOWN_NUM_CLASSES
 from search.space import SpaceEntry
 from training.checkpoint import read_meta
-from training.costs import count_costs
+from training.config import NUM_CLASSES
 from training.errors import ConfigError
 from training.geometry import InfeasibleError
+from training.layers import count_costs
 
 EDGE = 0.1  # of a range, on the scale on which it is drawn
 EXTENSIONS = (1 / 3, 1 / 6, 1 / 12, 1 / 24, 1 / 48)  # of a range, the first one legal is proposed
@@ -103,8 +103,7 @@ def why_not(results: SearchResults, name: str, value: float) -> str:
     bounds = results.settings.search
     try:
         config = results.config.override({**results.best_trial.params, name: value})
-        shape = (3, config.data.image_size, config.data.image_size)
-        num_params, multiply_adds = count_costs(config.model, shape, num_classes(results))
+        num_params, multiply_adds = count_costs(config.model, config.data.image_shape, num_classes(results))
     except ConfigError:
         return "no value beyond is legal"
     except InfeasibleError:
@@ -118,7 +117,7 @@ def why_not(results: SearchResults, name: str, value: float) -> str:
 
 def num_classes(results: SearchResults) -> int:
     """Of the data set; of image folders those of the best trial's checkpoint, 2 without one."""
-    known = KNOWN_NUM_CLASSES.get(results.config.data.dataset)
+    known = NUM_CLASSES.get(results.config.data.dataset)
     if known is not None or results.best_trial is None:
         return known or 2
     checkpoint = results.checkpoint_of(results.best_trial.number)

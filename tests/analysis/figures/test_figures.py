@@ -10,8 +10,8 @@ from analysis.figures.search_figures import ENDINGS, pauses, search_minutes
 from analysis.figures.style import INK, save_png, to_svg
 from training import load_model
 from training.config import ModelConfig
-from training.costs import count_costs
 from training.data import batch_loader
+from training.layers import count_costs
 from training.model import ConvNet
 
 HOSTILE = ("<script>alert(1)</script>", "$\\frac{", "--> x", "日本語", "a" * 300, "line\nbreak")
