@@ -25,7 +25,8 @@ def trained(results: SearchResults) -> pd.DataFrame:
     """Trials that were or are being trained, by number."""
     trials = own_trials(results)
     pairs = zip(endings(trials), trials["epochs"], strict=True)
-    return trials[[is_trained(*pair) for pair in pairs]].sort_values("number")
+    were = pd.Series([is_trained(end, epochs) for end, epochs in pairs], trials.index, dtype="bool")
+    return trials[were].sort_values("number")
 
 
 def level_with_best(results: SearchResults) -> pd.DataFrame:

@@ -14,17 +14,11 @@ from scipy import stats
 
 from analysis import load_search
 from analysis.evaluating.statistics import wilson_interval
-from analysis.figures.search_figures import rung_epochs
 from analysis.figures.style import to_svg
 from analysis.findings.audit import (
     Audit,
-    advice,
     advised_grace,
     audit_data,
-    audit_json,
-    audit_pictures,
-    audit_rows,
-    audit_sentences,
     curve_matrix,
     grace_data,
     load_audit,
@@ -34,6 +28,8 @@ from analysis.findings.audit import (
     stopping_data,
     whole_curves,
 )
+from analysis.findings.audit_report import advice, audit_json, audit_pictures, audit_rows, audit_sentences
+from search.record.rungs import cutoff, rung_epochs
 
 EPOCHS = 4
 Curves = dict[int, list[float]]
@@ -101,7 +97,7 @@ def test_a_diverged_trial_counts_as_not_above_and_unknown_ends_are_left_out():
     assert audit.trials.set_index("number")["ending"].to_dict() == {
         1: "running",
         2: "complete",
-        3: "fail",
+        3: "failed",
         5: "diverged",
     }
     found = stopping_data(audit)
@@ -213,13 +209,13 @@ def test_resampling_keeps_the_number_of_each_kind():
 
 
 def slow_replay(curves: np.ndarray[Any, Any], grace: int, factor: float) -> tuple[float, float]:
-    """The stopping rule as Ray tells it: below the (1 - 1 / factor) percentile of the values at a rung ends a trial."""
+    """The stopping rule told in a loop: below the cut-off of the values at a rung a trial ends."""
     there, trained = list(range(len(curves))), 0
     for epoch in range(1, curves.shape[1] + 1):
         trained += len(there)
         if epoch in rung_epochs(grace, factor, curves.shape[1]):
-            cutoff = np.nanpercentile(curves[there, epoch - 1], (1 - 1 / factor) * 100)
-            there = [number for number in there if curves[number, epoch - 1] >= cutoff - 1e-9]  # of rounding
+            limit = cutoff(curves[there, epoch - 1], factor)
+            there = [number for number in there if curves[number, epoch - 1] >= limit - 1e-9]  # of rounding
     return curves[:, -1].max() - curves[there, -1].max(), trained / curves.size
 
 

@@ -18,16 +18,18 @@ from analysis.findings.confirmation import (
     Confirmation,
     comparisons,
     confirmation_data,
+    evaluate_confirmation,
+    flattery,
+    is_better,
+    load_confirmation,
+    trainings_table,
+)
+from analysis.findings.confirmation_report import (
     confirmation_json,
     confirmation_pictures,
     confirmation_rows,
     confirmation_sentences,
-    evaluate_confirmation,
-    flattery,
     flattery_sentence,
-    is_better,
-    load_confirmation,
-    trainings_table,
 )
 from analysis.reading.tables import TRIAL_DTYPES
 from training import load_model, load_test

@@ -1,0 +1,104 @@
+"""All checks together, over searches of every state."""
+
+import random
+import shlex
+
+import pytest
+from checked_searches import a_trial, infeasible, plan_of, stopped
+from optuna.trial import FrozenTrial, TrialState
+
+from analysis.findings.checks import Check, checks
+from analysis.findings.checks.check import VERDICTS
+from analysis.reading.results import load_search
+from search.command_line import parse
+
+
+def assert_sound(found: list[Check]) -> None:
+    """Sorted, finished sentences, no NaN; every command is accepted (retraining itself needs a real journal)."""
+    order = [VERDICTS.index(check.verdict) for check in found]
+    assert order == sorted(order)
+    for check in found:
+        for text in (check.name, check.finding, check.advice):
+            assert text and "nan" not in text.lower().split() and "inf" not in text.lower().split()
+            assert "None" not in text
+        assert check.finding.endswith(".") and check.advice.endswith(".")
+        assert ".." not in check.finding and "  " not in check.finding
+        if check.command and ("--audit" in check.command or "--confirm" in check.command):
+            parse(shlex.split(check.command)[2:])
+        elif check.command:
+            plan_of(check)
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [a_trial(0.8)],
+        [a_trial([], TrialState.RUNNING)],
+        [a_trial([0.1, 0.2], TrialState.RUNNING), a_trial([], TrialState.RUNNING)],
+        [a_trial([], TrialState.FAIL, reason="<script>alert(1)</script> $\\frac{"), a_trial([], TrialState.FAIL)],
+        [stopped(0.1, "diverged"), stopped(0.1, "diverged")],
+        [infeasible(), infeasible(reason=""), infeasible(reason="", why={})],
+        [a_trial([], TrialState.PRUNED, stopped_by="time_budget", reason="the time was over")],
+        [a_trial(0.8), a_trial(0.8), a_trial(0.8), stopped(0.8)],
+        [a_trial([]), a_trial(0.0)],
+    ],
+)
+def test_small_broken_and_unfinished_searches_are_survived(make, trials):
+    found = checks(make(trials), n_val=100)
+    assert len(found) == 7
+    assert_sound(found)
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        unknown = {check.name for check in found if check.verdict == "unknown"}
+        assert unknown >= {
+            "Is the best trial at an edge of the space?",
+            "Were enough trials trained?",
+            "Were the epochs enough?",
+            "Is the winner better than the runner-up?",
+        }
+
+
+def test_what_needs_action_comes_first(make):
+    trials = [a_trial(0.8, optimizer__learning_rate=0.5) for _ in range(6)] + [stopped() for _ in range(44)]
+    found = checks(make(trials), n_val=12_500)
+    assert (found[0].name, found[0].verdict) == ("Is the best trial at an edge of the space?", "act")
+    assert_sound(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_large_search_of_every_ending_is_survived(make, seed):
+    rng = random.Random(seed)
+
+    def any_trial() -> FrozenTrial:
+        params = {
+            "optimizer.learning_rate": 10 ** rng.uniform(-3.3, -0.3),
+            "optimizer.momentum": rng.choice([None, rng.uniform(0.8, 0.99)]),
+            "model.width": rng.choice([8, 16, 24, 32]),
+            "model.depth": rng.randint(2, 5),
+        }
+        keys = {path.replace(".", "__"): value for path, value in params.items()}
+        return rng.choice(
+            [
+                lambda: a_trial(round(rng.uniform(0.1, 0.9), 2), **keys),
+                lambda: stopped(rng.random(), **keys),
+                lambda: a_trial([rng.random() for _ in range(3)], TrialState.PRUNED, stopped_by="asha", **keys),
+                lambda: stopped(0.1, "diverged", **keys),
+                lambda: a_trial([], TrialState.FAIL, reason="lost", **keys),
+                lambda: infeasible(**keys),
+                lambda: a_trial([0.2], TrialState.RUNNING, **keys),
+            ]
+        )()
+
+    found = checks(make([a_trial(0.5), *(any_trial() for _ in range(1000))]), n_val=12_500)
+    assert len(found) == 7
+    assert_sound(found)
+
+
+def test_a_run_directory_is_checked(search_run, monkeypatch):
+    monkeypatch.chdir(search_run.path.parent)
+    found = checks(load_search(search_run.path), n_val=100)
+    assert len(found) == 7
+    assert_sound(found)
+    findings = " ".join(check.finding for check in found)
+    assert "1 of 4 proposals (25 %) were infeasible" in findings
+    assert "1 of 3 trials (33 %) were stopped at the first rung" in findings
