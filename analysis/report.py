@@ -36,10 +36,9 @@ from analysis.findings.confirmation_report import (
     confirmation_rows,
     confirmation_sentences,
 )
-from analysis.findings.trials import endings
 from analysis.findings.verdict import verdict
 from analysis.reading.results import AnalysisError, SearchResults
-from analysis.reading.tables import hyperparameters
+from analysis.reading.tables import endings, hyperparameters
 from analysis.tensorboard import write_evaluation
 from search.record.endings import rank
 from training.checkpoint import read_meta

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from analysis.evaluating.statistics import weighted_rank_correlation, wilson_interval
 from analysis.figures.style import BEST, COLOURS, MUTED, WRONG, drawing, grid, message, styled
-from analysis.findings.trials import endings
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
+from analysis.reading.tables import endings
 from search.record.endings import Ending, ending
 from search.record.rungs import rung_epochs
 

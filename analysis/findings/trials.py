@@ -5,14 +5,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.reading.results import SearchResults
+from analysis.reading.tables import endings
 from analysis.text import plural
-from search.record.endings import SOURCE, Ending, ending, is_trained
-
-
-def endings(trials: pd.DataFrame) -> pd.Series:
-    """The Ending of every trial, in a table's order."""
-    pairs = zip(trials["state"], trials["stopped_by"], strict=True)
-    return pd.Series([ending(state, stopped_by) for state, stopped_by in pairs], trials.index, dtype="object")
+from search.record.endings import SOURCE, Ending, is_trained
 
 
 def own_trials(results: SearchResults) -> pd.DataFrame:

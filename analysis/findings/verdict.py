@@ -5,8 +5,9 @@ from typing import Any
 
 from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation
 from analysis.evaluating.statistics import paired_gain
-from analysis.findings.trials import endings, trained
+from analysis.findings.trials import trained
 from analysis.reading.results import SearchResults
+from analysis.reading.tables import endings
 from analysis.text import duration, percent, plural, points, shown
 from search.record.endings import Ending
 

@@ -17,7 +17,7 @@ from analysis import load_search
 from analysis.__main__ import main
 from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, TrainingBatch
 from analysis.evaluating.test_split import Predictions
-from analysis.report import Analysis, write_report
+from analysis.report import Analysis, leaderboard, write_report
 
 SCRIPT = "<script>alert(1)</script>"
 ROOT = Path(__file__).parents[2]
@@ -173,6 +173,12 @@ def test_a_diverged_trial_does_not_break_the_json(search_run, trained, capsys):
     search_run.edit_meta(place, lambda meta: meta["results"][0].update(train_loss=None, val_loss=None, diverged=True))
     page, _ = report_of(search_run, capsys)
     assert "1 diverged" in page.text
+
+
+def test_a_diverged_trial_stands_below_one_that_was_stopped_earlier(search_run):
+    diverged = search_run.trial([0.5, 0.9], TrialState.PRUNED, stopped_by="diverged")
+    numbers = [row["number"] for row in leaderboard(load_search(search_run.path))["rows"]]
+    assert numbers[-2:] == [3, diverged]
 
 
 def test_a_thousand_trials_and_a_hundred_classes_make_a_page_under_5_mb(search_run, trained, tmp_path):

@@ -7,8 +7,9 @@ import pandas as pd
 from analysis.findings.checks.check import Check, Verdict, fine, unknown
 from analysis.findings.checks.commands import new_search, with_end
 from analysis.findings.checks.widening import is_number
-from analysis.findings.trials import endings, last_line, trained
+from analysis.findings.trials import last_line, trained
 from analysis.reading.results import SearchResults
+from analysis.reading.tables import endings
 from analysis.text import percent, plural, shown
 from search.record.endings import Ending
 

@@ -4,8 +4,9 @@ import pandas as pd
 
 from analysis.evaluating.statistics import spearman
 from analysis.findings.checks.check import Check, fine, unknown
-from analysis.findings.trials import endings, trained
+from analysis.findings.trials import trained
 from analysis.reading.results import SearchResults
+from analysis.reading.tables import endings
 from analysis.text import ordinal, percent, plural, run_search
 from search.record.endings import Ending
 

@@ -3,8 +3,9 @@
 from analysis.findings.checks.check import Check, fine, unknown
 from analysis.findings.checks.commands import new_search, with_end
 from analysis.findings.checks.widening import ends_of
-from analysis.findings.trials import endings, last_line, own_trials
+from analysis.findings.trials import last_line, own_trials
 from analysis.reading.results import SearchResults
+from analysis.reading.tables import endings
 from analysis.text import percent, plural
 from search.record.endings import Ending, Infeasible
 from search.space import SpaceEntry
