@@ -6,6 +6,7 @@ thresholds are rules of thumb.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,6 @@ from typing import Any, Literal, TypeGuard
 import pandas as pd
 import yaml
 
-from analysis.figures.search_figures import reasons_data
 from analysis.reading.results import SearchResults
 from analysis.text import percent, plural, points, run_search, shown
 from training.costs import count_costs
@@ -110,7 +110,7 @@ def check_edges(results: SearchResults) -> Check:
         return Check(name, "fine", finding, "Nothing to do.")
     wider: dict[str, Any] = {}
     for (path, is_high), bound in bounds.items():
-        wider[f"space.{path}"] = widened(wider.get(f"space.{path}", results.space[path]), is_high, bound)
+        wider[f"space.{path}"] = widened(wider.get(f"space.{path}", written_space(results)[path]), is_high, bound)
     changes = ", ".join(f"{path} to {shown(bound)}" for (path, _), bound in bounds.items())
     gathered = f"The best trial, and more of the {len(top)} best than chance explains, lie at an end"
     return Check(
@@ -292,7 +292,7 @@ def check_diverged(results: SearchResults) -> Check:
         finding += f" {above}"
         if high is not None:
             advice.append(f"Search below a learning rate of {shown(high)}.")
-            entry = widened(results.space["optimizer.learning_rate"], True, high)
+            entry = widened(written_space(results)["optimizer.learning_rate"], True, high)
             command = new_search(results, {"space.optimizer.learning_rate": entry})
     if len(failed):
         reason, count = commonest(failed["reason"])
@@ -436,21 +436,27 @@ def spearman(one: pd.Series, other: pd.Series) -> float | None:
     return float(one.rank().corr(other.rank()))
 
 
+def written_space(results: SearchResults) -> dict[str, Any]:
+    """The space as search.yaml has it."""
+    return results.settings.get("space") or {}
+
+
 def commonest(reasons: Iterable[Any]) -> tuple[str, int]:
     """(a reason of the commonest kind, how many there are): the last lines count, and within a kind numbers differ."""
     lines = [
         reason.strip().splitlines()[-1].strip() if isinstance(reason, str) and reason.strip() else "no reason was kept"
         for reason in reasons
     ]
-    first = reasons_data(pd.Series(lines)).iloc[0]
-    return str(first["example"]).rstrip(".")[:200], int(first["count"])
+    kinds = [re.sub(r"\d[\d,]*", "#", line) for line in lines]
+    kind, count = Counter(kinds).most_common(1)[0]
+    return lines[kinds.index(kind)].rstrip(".")[:200], count
 
 
 def find_edges(results: SearchResults, best: Mapping[str, Any], top: list[dict[str, Any]]) -> Iterator[Edge]:
     """Ends at which the best trial sits, with half of the top ones and more than a uniform draw would put there."""
     for name, value in best.items():
-        path = name if name in results.space else name.rpartition(".")[0]
-        ends = ends_of(results.space.get(path))
+        path = name if name in written_space(results) else name.rpartition(".")[0]
+        ends = ends_of(written_space(results).get(path))
         if ends is None or not is_number(value):
             continue
         values = [params[name] for params in top if is_number(params.get(name))]
@@ -508,7 +514,7 @@ def at_least(count: int, trials: int, chance: float) -> float:
 def beyond(results: SearchResults, edge: Edge) -> tuple[float | None, str]:
     """(a new bound that is legal, with the best trial's other settings, or None; what is in the way)."""
     obstacle = ""
-    for bound in further_bounds(results.space[edge.path], edge.is_high):
+    for bound in further_bounds(written_space(results)[edge.path], edge.is_high):
         obstacle = why_not(results, edge.name, bound)
         if not obstacle:
             return bound, ""
@@ -584,9 +590,9 @@ def regularisation(results: SearchResults) -> dict[str, Any]:
         ("model.dropout", base.model.dropout, 0.5),
         ("train.label_smoothing", base.train.label_smoothing, 0.2),
     ):
-        if path not in results.space and default <= highest:
+        if path not in written_space(results) and default <= highest:
             found[f"space.{path}"] = {"float": [0.0, highest]}
-    if "data.cutout" not in results.space and base.data.cutout == 0:
+    if "data.cutout" not in written_space(results) and base.data.cutout == 0:
         found["space.data.cutout"] = {"choice": [0, base.data.image_size // 4]}
     return found
 
@@ -621,7 +627,7 @@ def lower_rate(results: SearchResults, limit: float, below: list[float]) -> floa
 
     The defaults and the best trial stay inside.
     """
-    entry = results.space.get("optimizer.learning_rate")
+    entry = written_space(results).get("optimizer.learning_rate")
     if not isinstance(entry, Mapping) or "float" not in entry:
         return None
     best = results.best_trial.params.get("optimizer.learning_rate") if results.best_trial else None
@@ -633,7 +639,7 @@ def lower_rate(results: SearchResults, limit: float, below: list[float]) -> floa
 
 def shallower_depth(results: SearchResults, infeasible: set[int]) -> dict[str, Any] | None:
     """The entry of model.depth without its largest value; None unless most proposals with it are infeasible."""
-    entry = results.space.get("model.depth")
+    entry = written_space(results).get("model.depth")
     ends = ends_of(entry)
     if entry is None or ends is None:
         return None

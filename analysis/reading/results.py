@@ -1,7 +1,8 @@
 """A search as it is analysed: trials and epochs as DataFrames, the space, the best trial, and what is missing."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from analysis.reading.bucket import fetch_run, fetch_tensors, nested, newest_run_at, send_report
 from analysis.reading.files import (
@@ -23,7 +25,9 @@ from analysis.reading.files import (
 )
 from analysis.reading.files import AnalysisError as AnalysisError
 from analysis.reading.tables import Curve, epochs_table, last_epoch, trials_table
+from search.record.endings import Infeasible, infeasibility_of
 from search.record.storage import Mirror, child_of, is_url, url_name
+from search.space import SpaceEntry
 from training.config import TrialConfig
 from training.messages import shown
 
@@ -39,20 +43,21 @@ class BestTrial:
     provisional: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchResults:
     """A search as DataFrames. `warnings` says in sentences what is missing and what that rules out."""
 
     run: Path  # of a run in a bucket: its working copy on this machine
     config: TrialConfig  # of trial 0, the defaults
     settings: dict[str, Any]  # search.yaml, whole
-    space: dict[str, Any]
+    space: dict[str, SpaceEntry]
     notice: str | None
     environment: list[dict[str, Any]]  # one entry for each start and resume
     trials: pd.DataFrame
     epochs: pd.DataFrame
     best_trial: BestTrial | None
     params: dict[int, dict[str, Any]] = field(repr=False)  # by trial number
+    infeasible: dict[int, Infeasible] = field(default_factory=dict, repr=False)  # by trial number, if recorded
     warnings: list[str] = field(default_factory=list)
     mirror: Mirror | None = field(default=None, repr=False)  # of a run in a bucket
 
@@ -65,6 +70,11 @@ class SearchResults:
     def name(self) -> str:
         """The last part of its place."""
         return self.run.resolve().name if self.mirror is None else url_name(self.mirror.url)
+
+    @property
+    def best_number(self) -> int | None:
+        """The number of the best trial; None if there is none."""
+        return None if self.best_trial is None else self.best_trial.number
 
     def file(self, name: str) -> str:
         """What a user calls a file of the run directory."""
@@ -170,7 +180,7 @@ def _read_search(run: Path, mirror: Mirror | None, sources: bool) -> SearchResul
     own = [trial for trial in every_trial if "source" not in trial.user_attrs]
     listed = every_trial if sources else own
     curves = read_curves(run, {trial.number for trial in own}, warnings)
-    space = dict(settings.get("space") or {})
+    space = read_space(settings.get("space") or {})
     best = find_best(run, own, curves, mirror)
     warnings += what_is_missing(run, own, best, mirror)
     return SearchResults(
@@ -184,9 +194,19 @@ def _read_search(run: Path, mirror: Mirror | None, sources: bool) -> SearchResul
         epochs=epochs_table(listed, curves),
         best_trial=best,
         params={trial.number: dict(trial.params) for trial in listed},
+        infeasible={trial.number: why for trial in listed if (why := infeasibility_of(trial)) is not None},
         warnings=list(dict.fromkeys(worded(warning, run, mirror) for warning in warnings)),
         mirror=mirror,
     )
+
+
+def read_space(space: Mapping[str, Any]) -> dict[str, SpaceEntry]:
+    """The entries of search.yaml that can be read."""
+    entries = {}
+    for path, entry in space.items():
+        with suppress(ValidationError):
+            entries[path] = SpaceEntry.model_validate(entry)
+    return entries
 
 
 def find_best(

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from search.record.endings import Ending, ending
 from training.loop import EpochResult
 
 Curve = Mapping[int, EpochResult]  # epoch, counted from 1 -> its result
@@ -94,6 +95,12 @@ def typed_table(rows: list[dict[str, Any]], dtypes: Mapping[str, str]) -> pd.Dat
 def hyperparameters(trials: pd.DataFrame) -> list[str]:
     """The columns of a trials table that the search drew; one for each layer of a path per layer."""
     return [name for name in trials.columns if name not in (*TRIAL_DTYPES, "source", "source_number")]
+
+
+def endings(trials: pd.DataFrame) -> pd.Series:
+    """The Ending of each row of a trials table, with the table's index."""
+    found: list[Ending] = [ending(*each) for each in zip(trials["state"], trials["stopped_by"], strict=True)]
+    return pd.Series(found, index=trials.index, dtype="object")
 
 
 def last_epoch(trial: FrozenTrial, curve: Curve) -> tuple[int, float]:
