@@ -1,7 +1,6 @@
 """The report: one self-contained HTML page, its figures also as PNG files, and the tables as CSV and JSON.
 
-Decides what is shown and in which order; each figure and its sentence come from the file of its subject, looks from the
-template.
+Decides what is shown; figures and their sentences come from analysis.figures, in its order, looks from the template.
 """
 
 import json
@@ -21,18 +20,22 @@ from markupsafe import Markup
 from analysis import text
 from analysis.evaluating.evaluation import Evaluation, evaluate_search, pick_device, report_directory
 from analysis.evaluating.test_split import opener
-from analysis.figures.network_figures import layer_table, network_pictures
-from analysis.figures.prediction_figures import prediction_pictures, training_batch_picture
-from analysis.figures.search_figures import search_pictures
-from analysis.figures.space_figures import space_pictures
+from analysis.figures import (
+    audit_pictures,
+    confirmation_pictures,
+    network_pictures,
+    prediction_pictures,
+    search_pictures,
+    space_pictures,
+)
+from analysis.figures.feature_maps import layer_table
 from analysis.figures.style import Picture, save_png, to_svg
 from analysis.findings.audit import Audit, load_audit
-from analysis.findings.audit_report import advice, audit_json, audit_pictures, audit_rows, audit_sentences
+from analysis.findings.audit_report import advice, audit_json, audit_rows, audit_sentences
 from analysis.findings.checks import checks
 from analysis.findings.confirmation import Confirmation, evaluate_confirmation, load_confirmation
 from analysis.findings.confirmation_report import (
     confirmation_json,
-    confirmation_pictures,
     confirmation_rows,
     confirmation_sentences,
 )
@@ -133,8 +136,7 @@ def render(analysis: Analysis, report: Path) -> str:
         audit=audit_part(analysis.audit, report),
         search=drawn(search_pictures(results), report),
         space=drawn(space_pictures(results), report),
-        network=drawn(network_pictures(winner), report) if winner else [],
-        batch=drawn(filter(None, [training_batch_picture(evaluation)]), report),
+        network=drawn(network_pictures(evaluation), report),
         layers=layers_of(winner.checkpoint) if winner else [],
         test=drawn(test, report),
         leaderboard=leaderboard(results),

@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 from training.messages import printable as printable
+from training.messages import shortened
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -46,6 +47,17 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(shown, value)) or "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def on_one_line(words: Any) -> str:
+    """A text without what cannot be printed, and with one space between words; empty for what is no text."""
+    text = words if isinstance(words, str) else ""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def fitted(words: str, length: int = 14) -> str:
+    """A name on one line that fits beside a figure: without its middle if it has more than `length` characters."""
+    return shortened(on_one_line(words), length)
 
 
 def run_search(*arguments: str) -> str:

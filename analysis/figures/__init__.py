@@ -1,43 +1,69 @@
-"""Every figure's pure *_data function and its plot_* function in one place, for notebooks and tests."""
+"""One file a figure: data (pure), plot, sentence, and `picture`, which is what the report shows, or None.
 
-from analysis.evaluating.metrics import calibration_data as calibration_data
-from analysis.figures.network_figures import activations_data as activations_data
-from analysis.figures.network_figures import feature_maps_data as feature_maps_data
-from analysis.figures.network_figures import layer_table as layer_table
-from analysis.figures.network_figures import plot_activations as plot_activations
-from analysis.figures.network_figures import plot_feature_maps as plot_feature_maps
-from analysis.figures.prediction_figures import Sample as Sample
-from analysis.figures.prediction_figures import batch_data as batch_data
-from analysis.figures.prediction_figures import confusion_data as confusion_data
-from analysis.figures.prediction_figures import per_class_data as per_class_data
-from analysis.figures.prediction_figures import plot_batch as plot_batch
-from analysis.figures.prediction_figures import plot_calibration as plot_calibration
-from analysis.figures.prediction_figures import plot_confusion as plot_confusion
-from analysis.figures.prediction_figures import plot_mistakes as plot_mistakes
-from analysis.figures.prediction_figures import plot_per_class as plot_per_class
-from analysis.figures.prediction_figures import plot_samples as plot_samples
-from analysis.figures.prediction_figures import samples_data as samples_data
-from analysis.figures.search_figures import incumbent_data as incumbent_data
-from analysis.figures.search_figures import judged_data as judged_data
-from analysis.figures.search_figures import learning_curves_data as learning_curves_data
-from analysis.figures.search_figures import plot_incumbent as plot_incumbent
-from analysis.figures.search_figures import plot_learning_curves as plot_learning_curves
-from analysis.figures.search_figures import plot_reasons as plot_reasons
-from analysis.figures.search_figures import plot_rungs as plot_rungs
-from analysis.figures.search_figures import plot_slots as plot_slots
-from analysis.figures.search_figures import reasons_data as reasons_data
-from analysis.figures.search_figures import rungs_data as rungs_data
-from analysis.figures.search_figures import search_pictures as search_pictures
-from analysis.figures.search_figures import slots_data as slots_data
-from analysis.figures.space_figures import at_equal_epochs as at_equal_epochs
-from analysis.figures.space_figures import axis_plots_data as axis_plots_data
-from analysis.figures.space_figures import cost_data as cost_data
-from analysis.figures.space_figures import importance_data as importance_data
-from analysis.figures.space_figures import optimizers_data as optimizers_data
-from analysis.figures.space_figures import parallel_coordinates_data as parallel_coordinates_data
-from analysis.figures.space_figures import plot_axes as plot_axes
-from analysis.figures.space_figures import plot_cost as plot_cost
-from analysis.figures.space_figures import plot_importance as plot_importance
-from analysis.figures.space_figures import plot_optimizers as plot_optimizers
-from analysis.figures.space_figures import plot_parallel_coordinates as plot_parallel_coordinates
-from analysis.figures.space_figures import space_pictures as space_pictures
+Listed here once, in the report's order, each with its public names, which can be had from this package.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from training.names import looked_up
+
+if TYPE_CHECKING:
+    from analysis.figures.style import Picture
+
+SEARCH = {  # how it went: of SearchResults
+    "incumbent": ("incumbent_data", "plot_incumbent", "incumbent_sentence"),
+    "rungs": ("judged_data", "rungs_data", "plot_rungs", "rungs_sentence"),
+    "cores": ("slots_data", "busy_share", "plot_slots", "slots_sentence"),
+    "learning_curves": ("learning_curves_data", "plot_learning_curves", "curves_sentence", "failures_sentence"),
+    "infeasible": ("reasons_data", "plot_reasons", "reasons_sentence"),
+}
+SPACE = {  # what mattered: of SearchResults
+    "hyperparameters": ("Panel", "axis_plots_data", "plot_axes", "axes_sentence"),
+    "importance": ("Importance", "importance_data", "by_importance", "plot_importance", "importance_sentence"),
+    "parallel_coordinates": (
+        "Lines",
+        "parallel_coordinates_data",
+        "plot_parallel_coordinates",
+        "parallel_sentence",
+    ),
+    "cost": ("pareto_front", "cost_data", "plot_cost", "cost_sentence"),
+    "optimizers": ("OptimizerResult", "optimizers_data", "plot_optimizers", "optimizers_sentence"),
+}
+NETWORK = {  # the winner's: of an Evaluation
+    "feature_maps": ("layer_table", "feature_maps_data", "plot_feature_maps", "network_sentence"),
+    "activations": ("activations_data", "plot_activations"),
+    "training_batch": ("batch_data", "plot_batch", "augmentation_text"),
+}
+TEST = {  # what the winner does on the test split: of an EvaluatedTrial
+    "confusion": ("confusion_data", "plot_confusion", "confusion_sentence"),
+    "per_class": ("per_class_data", "plot_per_class", "per_class_sentence", "left_out_sentence"),
+    "calibration": ("calibration_data", "plot_calibration", "calibration_sentence"),
+    "samples": ("Sample", "samples_data", "plot_samples", "samples_sentence"),
+    "mistakes": ("plot_mistakes", "mistakes_sentence"),
+}
+CONFIRMATION = {"confirmation": ("plot_confirmation", "confirmation_sentence")}  # of a Confirmation and SearchResults
+AUDIT = {"audit_curves": ("plot_audit_curves",), "rank_correlation": ("plot_rank_correlation",)}  # of an Audit
+SHARED = {  # what several figures need
+    "comparison": ("Comparison", "at_equal_epochs", "compared_text"),
+    "param_axis": ("ParamAxis",),
+    "search_time": ("pauses", "search_minutes"),
+}
+
+__getattr__ = looked_up(__name__, SEARCH | SPACE | NETWORK | TEST | CONFIRMATION | AUDIT | SHARED)
+
+
+def pictures(figures: Iterable[str], *subject: Any) -> "list[Picture]":
+    """The pictures of some figures, in their order, of those that have something to show."""
+    drawn = (import_module(f"{__name__}.{figure}").picture(*subject) for figure in figures)
+    return [picture for picture in drawn if picture is not None]
+
+
+search_pictures = partial(pictures, SEARCH)
+space_pictures = partial(pictures, SPACE)
+network_pictures = partial(pictures, NETWORK)
+prediction_pictures = partial(pictures, TEST)
+confirmation_pictures = partial(pictures, CONFIRMATION)
+audit_pictures = partial(pictures, AUDIT)

@@ -10,25 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from search.record.endings import Ending
+
 WIDTH = 6.6  # inches
-INK = "#1b1f24"  # text and axes; becomes the page's own text colour where a figure is part of a page
+INK = "#1b1f24"  # text and axes; becomes the page's own text colour in a figure that is part of a page
 MUTED = "#7a828c"
-# Okabe and Ito, 2008: told apart by colour-blind readers. Keys are endings of trials.
+ENDINGS = {
+    Ending.COMPLETE: "trained all epochs",
+    Ending.ASHA: "stopped at a rung",
+    Ending.TIME_BUDGET: "time budget over",
+    Ending.DIVERGED: "diverged",
+    Ending.FAILED: "failed",
+    Ending.RUNNING: "still running",
+    Ending.INFEASIBLE: "infeasible",
+}
+# Okabe and Ito, 2008: told apart by colour-blind readers.
 COLOURS = {
-    "complete": "#0072b2",
-    "asha": "#e69f00",
-    "time_budget": "#cc79a7",
-    "diverged": "#d55e00",
-    "failed": "#56b4e9",
-    "running": "#009e73",
-    "infeasible": "#999999",
+    Ending.COMPLETE: "#0072b2",
+    Ending.ASHA: "#e69f00",
+    Ending.TIME_BUDGET: "#cc79a7",
+    Ending.DIVERGED: "#d55e00",
+    Ending.FAILED: "#56b4e9",
+    Ending.RUNNING: "#009e73",
+    Ending.INFEASIBLE: "#999999",
 }
 BEST = "#0072b2"
+DOTS = "#56b4e9"  # trials, if their ending does not matter
 RIGHT, WRONG = "#009e73", "#d55e00"
+MANY = 300  # marks from which on they become pixels, which keeps an SVG small
 RC = {
     "font.size": 10,
     "axes.labelsize": 10,
@@ -87,6 +101,27 @@ def message(figure: Figure, text: str) -> Figure:
 def grid(axes: Axes) -> None:
     axes.grid(True, color=MUTED, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def mark_trials(axes: Axes, numbers: Any, x: Any, y: Any, best: int | None) -> None:
+    """The best trial as a star, trial 0 as a diamond."""
+    styles: dict[int, dict[str, Any]] = {
+        0: {"marker": "D", "s": 26, "facecolors": "none", "label": "trial 0, the defaults"}
+    }
+    if best is not None:
+        styles[best] = {"marker": "*", "s": 90, "facecolors": INK, "label": f"best trial, {best}"}
+    for number, style in styles.items():
+        mark = (numbers == number) & np.isfinite(y)
+        if mark.any():
+            axes.scatter(x[mark], y[mark], edgecolors=INK, linewidths=1, zorder=5, **style)
+
+
+def legend_handles(figure: Figure) -> dict[str, Any]:
+    """What is labelled in any panel, by label: one legend stands for all panels."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return handles
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -14,12 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.evaluating.statistics import weighted_rank_correlation, wilson_interval
-from analysis.figures.style import BEST, COLOURS, MUTED, WRONG, drawing, grid, message, styled
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
 from analysis.reading.tables import endings
 from search.record.endings import Ending, ending
@@ -34,9 +31,6 @@ TOLERATED_LOSS = 0.001  # of final val accuracy; two trainings of one configurat
 SAFE_SHARE = 0.95  # of the replays must lose no more than that
 LARGEST_REPLAY = 1000  # trials
 GRACES = 20  # candidates for the grace period
-CROWDED = 40  # curves drawn thinner
-MANY = 300  # curves drawn as an image rather than as paths
-BARS = 20  # epochs with an interval each; more become a band
 KNOWN_ENDS = (Ending.COMPLETE, Ending.DIVERGED)
 
 
@@ -302,75 +296,3 @@ def advised_grace(replays: pd.DataFrame) -> int | None:
     """
     safe = replays[replays["safe_share"] >= SAFE_SHARE]
     return None if safe.empty else int(safe["grace_epochs"].min())
-
-
-@styled
-def plot_audit_curves(audit: Audit) -> Figure:
-    """Audited trials: grey until they had been stopped, in colour from there on, and the level of the best trial."""
-    curves = audit.curves[audit.curves["group"] == "stopped"]
-    finished = audit.trials[audit.trials["number"].isin(curves["number"])]
-    if curves.empty:
-        return message(drawing(height=0.8), "no stopped trial has been trained to the end yet")
-    figure = drawing(height=3.6)
-    axes = figure.subplots()
-    is_many = len(finished) > MANY
-    full: dict[str, Any] = {"linewidth": 1.1, "alpha": 0.8}
-    thin = full if len(finished) <= CROWDED else {"linewidth": 0.7, "alpha": 0.4}
-    stops = {trial["number"]: (trial["epoch"], bool(trial["above"])) for trial in finished.to_dict("records")}
-    for number, curve in curves.sort_values("epoch").groupby("number"):
-        stop, is_above = stops[int(str(number))]
-        colour, order, line = (WRONG, 4, full) if is_above else (COLOURS["asha"], 3, thin)
-        before, after = curve[curve["epoch"] <= stop], curve[curve["epoch"] >= stop]
-        axes.plot(before["epoch"], 100 * before["val_accuracy"], color=MUTED, zorder=order, rasterized=is_many, **line)
-        axes.plot(after["epoch"], 100 * after["val_accuracy"], color=colour, zorder=order, rasterized=is_many, **line)
-        at_stop = after[after["epoch"] == stop]
-        axes.plot(at_stop["epoch"], 100 * at_stop["val_accuracy"], "o", color=colour, markersize=4, markeredgewidth=0,
-                  zorder=order, rasterized=is_many)  # fmt: skip
-    axes.plot([], [], color=MUTED, linewidth=1.1, label="until it was stopped")
-    above = int(finished["above"].sum())
-    axes.plot([], [], "o-", color=COLOURS["asha"], markersize=4, linewidth=1.1,
-              label=f"ends no higher: {len(finished) - above}")  # fmt: skip
-    if above:
-        axes.plot([], [], "o-", color=WRONG, markersize=4, linewidth=1.1, label=f"ends above the best: {above}")
-    if audit.best is not None:
-        axes.axhline(100 * audit.best[1], color=BEST, linestyle="--", linewidth=1.4, zorder=5,
-                     label=f"best of the search, trial {audit.best[0]}")  # fmt: skip
-    axes.set(xlabel="epoch", ylabel="val accuracy (%)", xlim=(0.9, audit.epochs + 0.1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid(axes)
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-@styled
-def plot_rank_correlation(data: pd.DataFrame, rungs: list[int]) -> Figure:
-    """rank_correlation_data: rho over epochs with 95 % intervals for both groups, rungs as dotted lines."""
-    if data.empty:
-        return message(drawing(height=0.8), f"a rank correlation needs {FEWEST_FOR_RHO} whole curves of audited trials")
-    figure = drawing(height=3.2)
-    axes = figure.subplots()
-    labels = {"stopped": "audited trials", "all": "all trials, weighted"}
-    last = int(data["epoch"].max())
-    for group, colour, shift in (("stopped", COLOURS["asha"], -0.06), ("all", BEST, 0.06)):
-        part = data[data["group"] == group]
-        if part.empty:
-            continue
-        label = f"{labels[group]}, n = {part['n'].iloc[0]}"
-        if last > BARS:
-            axes.plot(part["epoch"], part["rho"], color=colour, linewidth=1.4, label=label, zorder=3)
-            axes.fill_between(part["epoch"], part["low"], part["high"], color=colour, alpha=0.18, linewidth=0, zorder=2)
-            continue
-        epochs = part["epoch"] + shift
-        axes.plot(epochs, part["rho"], "o-", color=colour, markersize=4, linewidth=1.4, label=label, zorder=3)
-        axes.vlines(epochs, part["low"], part["high"], color=colour, linewidth=1.1, alpha=0.7, zorder=2)
-    for rung in rungs:
-        axes.axvline(rung, color=MUTED, linestyle=":", linewidth=1.2, zorder=1)
-    if rungs:
-        axes.plot([], [], ":", color=MUTED, linewidth=1.2, label="rung")
-    axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
-    axes.set(xlabel="epoch", ylabel="rank correlation with the end", xlim=(0.5, last + 0.5))
-    axes.set_ylim(max(-1.02, min(-0.05, float(data["low"].min()) - 0.05)), 1.02)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid(axes)
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import Picture
 from analysis.findings.audit import (
     ADVISED_FROM,
     FEWEST_FOR_RHO,
@@ -14,8 +13,6 @@ from analysis.findings.audit import (
     TOLERATED_LOSS,
     Audit,
     advised_grace,
-    plot_audit_curves,
-    plot_rank_correlation,
     stopping_data,
     whole_curves,
 )
@@ -172,16 +169,3 @@ def audit_json(audit: Audit) -> dict[str, Any]:
         "grace_periods": audit.replays.to_dict("records"),
         "advised_grace_epochs": advised_grace(audit.replays),
     }
-
-
-def audit_pictures(audit: Audit) -> list[Picture]:
-    """Stopped trials that went on, for the report."""
-    return [
-        Picture("audit_curves", "Stopped trials that went on", plot_audit_curves(audit), stopping_sentence(audit)),
-        Picture(
-            "rank_correlation",
-            "How early the order of the end is there",
-            plot_rank_correlation(audit.correlations, audit.rungs),
-            rank_correlation_sentence(audit.correlations, audit.rungs),
-        ),
-    ]

@@ -8,25 +8,20 @@ nothing here: configurations are ranked by val accuracy alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.evaluating.evaluation import relocated, tested
 from analysis.evaluating.statistics import Difference, t_interval, welch
 from analysis.evaluating.test_split import OpenTest, SavedNetwork
-from analysis.figures.style import BEST, INK, MUTED, drawing, grid, message, styled
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
-from analysis.text import plural
 from training.checkpoint import read_meta
 
 DIRECTORY = "confirm"
-SHOWN = 20  # configurations in the picture, the defaults aside
 TRAINING_DTYPES = {
     "number": "int64",
     "source_number": "int64",
@@ -169,63 +164,3 @@ def is_better(difference: Difference) -> bool | None:
 def values_of(trainings: pd.DataFrame, source: int, column: str) -> list[float]:
     """What is known in a column of the trainings that repeat a trial."""
     return [float(value) for value in trainings.loc[trainings["source_number"] == source, column].dropna()]
-
-
-@styled
-def plot_confirmation(data: pd.DataFrame, trainings: pd.DataFrame) -> Figure:
-    """Each training as a dot, with mean and 95 % interval: val, with the search's accuracy, on the left, test right."""
-    if data.empty:
-        return message(drawing(height=0.8), "no network has been trained again to the end yet")
-    shown = pd.concat([data[data["source_number"] != 0].head(SHOWN), data[data["source_number"] == 0]])
-    splits = ["val", "test"] if shown["test_n"].any() else ["val"]
-    figure = drawing(height=1.15 + 0.42 * len(shown))
-    grids = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    for axes, split in zip(grids, splits, strict=True):
-        for place, row in enumerate(shown.to_dict("records")):
-            colour = MUTED if row["source_number"] == 0 else BEST
-            values = values_of(trainings, row["source_number"], f"{split}_accuracy")
-            _plot_trainings(axes, place, values, row[f"{split}_mean"], row[f"{split}_low"], colour)
-            if split == "val":
-                axes.plot(100 * row["search_val_accuracy"], place, "D", mfc="none", mec=colour, markersize=6, zorder=3)
-        axes.set(xlabel=f"{split} accuracy (%)", ylim=(len(shown) - 0.4, -0.6))
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], min_n_ticks=2))
-        axes.margins(x=0.08)
-        axes.tick_params(axis="y", length=0)
-        grid(axes)
-    labels = ["defaults" if number == 0 else f"trial {number}" for number in shown["source_number"]]
-    grids[0].set_yticks(range(len(shown)), labels)
-    grids[0].plot([], [], "D", mfc="none", mec=INK, markersize=6, label="in the search")
-    grids[0].plot([], [], "o", color=INK, alpha=0.55, markersize=4.5, markeredgewidth=0, label="trained again")
-    grids[0].errorbar([], [], xerr=[], fmt="|", color=INK, markersize=9, capsize=3, label="mean, 95 % interval")
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-def _plot_trainings(axes: Any, place: int, values: list[float], mean: float, low: float, colour: str) -> None:
-    """Dots above the line of a configuration, mean and interval below; nothing for no values."""
-    if not values:
-        return
-    axes.plot([100 * value for value in values], [place - 0.16] * len(values), "o", color=colour, alpha=0.55,
-              markersize=5, markeredgewidth=0, zorder=2)  # fmt: skip
-    half = 0.0 if isnan(low) else 100 * (mean - low)
-    axes.errorbar(100 * mean, place + 0.16, xerr=half, fmt="|", color=colour, markersize=9, elinewidth=1.6,
-                  capsize=3 if half else 0, zorder=3)  # fmt: skip
-
-
-def picture_sentence(data: pd.DataFrame) -> str:
-    """What plot_confirmation shows: how far configurations lie apart, and how well each is known."""
-    if data.empty:
-        return "No network has been trained again to the end yet."
-    split = "test" if data["test_n"].any() else "val"
-    means = data.loc[data[f"{split}_n"] > 0, f"{split}_mean"]
-    several = data[data[f"{split}_n"] > 1]
-    configurations = plural(len(data), "configuration")
-    text = f"{configurations}, {plural(int(data['val_n'].sum()), 'training')}"
-    if len(means) > 1:
-        text += f": mean {split} accuracies lie within {100 * (means.max() - means.min()):.2f} points of each other"
-    halves = 100 * (several[f"{split}_high"] - several[f"{split}_mean"])
-    if halves.min() > 0:  # NaN where there are none
-        text += f"; each is known to ±{halves.max():.2f} points or better (95 % t interval)"
-    ranked = data[data["source_number"] != 0]
-    left_out = f" The {SHOWN} best in the search of {len(ranked)} are shown." if len(ranked) > SHOWN else ""
-    return f"{text}.{left_out}"

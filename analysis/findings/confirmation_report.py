@@ -8,15 +8,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.evaluating.statistics import Difference
-from analysis.figures.style import Picture
 from analysis.findings.confirmation import (
     Confirmation,
     comparisons,
     confirmation_data,
     flattery,
     is_better,
-    picture_sentence,
-    plot_confirmation,
     ranked_sources,
     values_of,
 )
@@ -218,10 +215,3 @@ def confirmation_json(confirmation: Confirmation, results: SearchResults) -> dic
         "test_images": confirmation.test_images,
         "intervals": "over trainings with other seeds on one split: Student's t, Welch's t test",
     }
-
-
-def confirmation_pictures(confirmation: Confirmation, results: SearchResults) -> list[Picture]:
-    """The best configurations trained again, for the report."""
-    data = confirmation_data(confirmation.trainings, results.trials)
-    figure = plot_confirmation(data, confirmation.trainings)
-    return [Picture("confirmation", "Trained again with fresh seeds", figure, picture_sentence(data))]

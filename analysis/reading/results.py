@@ -36,7 +36,7 @@ class BestTrial:
     provisional: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchResults:
     """A search as DataFrames. `warnings` says in sentences what is missing and what that rules out."""
 
@@ -73,6 +73,11 @@ class SearchResults:
     def name(self) -> str:
         """The last part of its place."""
         return self.run.resolve().name if self.mirror is None else url_name(self.mirror.url)
+
+    @property
+    def best_number(self) -> int | None:
+        """The number of the best trial; None if there is none."""
+        return None if self.best_trial is None else self.best_trial.number
 
     def file(self, name: str) -> str:
         """What a user calls a file of the run directory."""

@@ -1,24 +1,18 @@
-"""Pictures of a network: its feature maps as a diagram, the formula behind their sizes, and what one image excites."""
+"""A network's feature maps as a diagram, and the formula behind their sizes."""
 
 from typing import Any
 
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from numpy.typing import NDArray
 
-from analysis.evaluating.evaluation import EvaluatedTrial
+from analysis.evaluating.evaluation import Evaluation
 from analysis.figures.style import INK, WIDTH, Picture, drawing, styled
 from analysis.text import compact, percent
-from training import load_model
-from training.checkpoint import CheckpointError, read_meta
+from training.checkpoint import read_meta
 from training.config import ModelConfig
 from training.geometry import Shape
 from training.layers import Convolution, Layer, Pooling, network_layers
-from training.model import ConvNet
 
-CHANNELS_SHOWN = 8
 FACES = {"conv": "#56b4e9", "pool": "#f0e442", "input": "#009e73", "other": "#cc79a7"}
 
 
@@ -79,14 +73,8 @@ def plot_feature_maps(data: list[dict[str, Any]], per_row: int = 8) -> Figure:
         axes.set_axis_off()
         for place, box in enumerate(data[row * per_row : (row + 1) * per_row]):
             side, depth = 0.62 * box["height"] ** 0.5 / largest, 0.3 * box["channels"] ** 0.5 / deepest
-            _draw_box(
-                axes,
-                place + 0.02,
-                0.4 - side / 2,
-                side,
-                depth,
-                FACES.get(box["name"].rstrip("0123456789"), FACES["other"]),
-            )
+            colour = FACES.get(box["name"].rstrip("0123456789"), FACES["other"])
+            _draw_box(axes, place + 0.02, 0.4 - side / 2, side, depth, colour)
             label = shape_text((box["channels"], box["height"], box["width"]))
             text = box["name"], label if box["height"] > 1 else str(box["channels"]), box["window"]
             for line, (words, weight) in enumerate(zip(text, ("bold", "normal", "normal"), strict=True)):
@@ -104,41 +92,6 @@ def _draw_box(axes: Any, x: float, y: float, side: float, depth: float, colour: 
         axes.add_patch(Polygon(corners, facecolor="none", edgecolor=INK, linewidth=0.7, joinstyle="round"))
 
 
-def activations_data(model: ConvNet, image: NDArray[np.uint8]) -> list[tuple[str, NDArray[np.float32]]]:
-    """What one image (H, W, C) excites: after each block its strongest channels as (channels <= 8, H, W) in [0, 1]."""
-    seen: list[torch.Tensor] = []
-    hooks = [block.register_forward_hook(lambda _, __, output: seen.append(output)) for block in model.blocks]
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        model.eval()(torch.tensor(image, device=device).permute(2, 0, 1)[None])
-    for hook in hooks:
-        hook.remove()
-    return [(f"block {index}", _strongest(output[0].float().cpu().numpy())) for index, output in enumerate(seen)]
-
-
-def _strongest(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    order = np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:CHANNELS_SHOWN]
-    chosen = maps[order]
-    low, high = chosen.min(axis=(1, 2), keepdims=True), chosen.max(axis=(1, 2), keepdims=True)
-    return np.asarray((chosen - low) / np.maximum(high - low, 1e-12), dtype=np.float32)
-
-
-@styled
-def plot_activations(image: NDArray[np.uint8], data: list[tuple[str, NDArray[np.float32]]]) -> Figure:
-    """An image (H, W, C), and below it one row of channels for each block, each scaled to its own range."""
-    rows = len(data)
-    figure = drawing(height=0.25 + 0.72 * rows)
-    grids = figure.subplots(rows, CHANNELS_SHOWN + 1, squeeze=False)
-    for axes in grids.flat:
-        axes.set_axis_off()
-    grids[0, 0].imshow(image, interpolation="nearest")
-    for row, (name, maps) in enumerate(data):
-        for axes, channel in zip(grids[row, 1:], maps, strict=False):
-            axes.imshow(channel, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-        grids[row, 1].set_title(f"{name}: {shape_text(maps.shape[1:])}", fontsize=8, loc="left", pad=3)
-    return figure
-
-
 def network_sentence(number: int, layers: list[dict[str, Any]]) -> str:
     num_params, multiply_adds = (sum(layer[key] for layer in layers) for key in ("num_params", "multiply_adds"))
     costliest = max(layers, key=lambda layer: layer["multiply_adds"])
@@ -149,23 +102,10 @@ def network_sentence(number: int, layers: list[dict[str, Any]]) -> str:
     )
 
 
-def network_pictures(winner: EvaluatedTrial) -> list[Picture]:
-    """The winner's network, and what one image excites in it, for the report."""
-    meta = read_meta(winner.checkpoint)
+def picture(evaluation: Evaluation) -> Picture | None:
+    if evaluation.winner is None:
+        return None
+    meta = read_meta(evaluation.winner.checkpoint)
     network = meta["config"].model, meta["image_shape"], len(meta["class_names"])
-    sentence = network_sentence(winner.number, layer_table(*network))
-    maps = Picture("feature_maps", "Feature maps", plot_feature_maps(feature_maps_data(*network)), sentence)
-    kept = winner.predictions
-    if kept is None or not len(kept.sample_images):
-        return [maps]
-    image = kept.sample_images[-1]  # a correct one where there is one
-    label = winner.class_names[int(kept.labels[kept.sample_indices[-1]])]
-    try:
-        data = activations_data(load_model(winner.checkpoint), image)
-    except CheckpointError:
-        return [maps]
-    sentence = (
-        f"A test image of class {label} and, after each block, the channels that vary most over it; "
-        "every channel is scaled to its own range."
-    )
-    return [maps, Picture("activations", "What one image excites", plot_activations(image, data), sentence)]
+    sentence = network_sentence(evaluation.winner.number, layer_table(*network))
+    return Picture("feature_maps", "Feature maps", plot_feature_maps(feature_maps_data(*network)), sentence)

@@ -1,0 +1,42 @@
+"""When things happened in a search: minutes of searching, without the pauses between an interruption and its resume."""
+
+from typing import Any
+
+import pandas as pd
+
+
+def pauses(started: list[pd.Timestamp], moments: pd.Series) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
+    """(stop, resume) for each resume: from the last thing that happened before it. `moments` are UTC.
+
+    Of resumes with nothing between them the last counts.
+    """
+    found: dict[pd.Timestamp, pd.Timestamp] = {}
+    for resume in sorted(started)[1:]:
+        before = moments[moments < resume]
+        if len(before):
+            found[before.max()] = resume
+    return list(found.items())
+
+
+def search_minutes(
+    moments: pd.Series, start: pd.Timestamp, stops: list[tuple[pd.Timestamp, pd.Timestamp]]
+) -> pd.Series:
+    """Minutes of searching from `start` to each moment, pauses between a stop and its resume left out."""
+    minutes = (moments - start).dt.total_seconds() / 60
+    for stop, resume in stops:
+        inside = moments.where(moments < resume, resume)
+        minutes = minutes - ((inside - stop).dt.total_seconds() / 60).clip(lower=0)
+    return minutes
+
+
+def start_times(environment: list[dict[str, Any]]) -> list[pd.Timestamp]:
+    """When the search was started and resumed (UTC); entries without a readable time are left out."""
+    times = pd.to_datetime([str(entry.get("started_at")) for entry in environment], utc=True, errors="coerce")
+    return [time for time in times if not pd.isna(time)]
+
+
+def epoch_moments(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.Series:
+    """When each epoch finished (UTC), at the latest when its trial did; epochs without either are left out."""
+    ends = epochs["number"].map(trials.set_index("number")["finished_at"])
+    known = epochs["finished_at"].fillna(ends)
+    return known.where(ends.isna() | (known <= ends), ends).dropna()
