@@ -14,6 +14,7 @@ from scipy import stats
 
 from analysis import load_search
 from analysis.evaluating.statistics import wilson_interval
+from analysis.figures import audit_pictures
 from analysis.figures.style import to_svg
 from analysis.findings.audit import (
     Audit,
@@ -28,7 +29,7 @@ from analysis.findings.audit import (
     stopping_data,
     whole_curves,
 )
-from analysis.findings.audit_report import advice, audit_json, audit_pictures, audit_rows, audit_sentences
+from analysis.findings.audit_report import advice, audit_json, audit_rows, audit_sentences
 from search.record.rungs import cutoff, rung_epochs
 
 EPOCHS = 4

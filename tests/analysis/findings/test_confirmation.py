@@ -13,6 +13,7 @@ from scipy import stats
 from analysis import load_search
 from analysis.evaluating.statistics import welch
 from analysis.evaluating.test_split import OPENINGS, opener
+from analysis.figures import confirmation_pictures
 from analysis.figures.style import to_svg
 from analysis.findings.confirmation import (
     Confirmation,
@@ -26,7 +27,6 @@ from analysis.findings.confirmation import (
 )
 from analysis.findings.confirmation_report import (
     confirmation_json,
-    confirmation_pictures,
     confirmation_rows,
     confirmation_sentences,
     flattery_sentence,
