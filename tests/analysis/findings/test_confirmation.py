@@ -31,7 +31,6 @@ from analysis.findings.confirmation_report import (
     confirmation_sentences,
     flattery_sentence,
 )
-from analysis.reading.tables import TRIAL_DTYPES
 from training import load_model, load_test
 
 
@@ -122,16 +121,6 @@ def confirmed(search_run, trained) -> Any:
     run.trial([0.5], TrialState.FAIL, params=run.DEEPER, source_number=2)
     run.trial([0.5], None, params=run.DEEPER, source_number=2)
     return search_run
-
-
-def test_columns_of_an_ordinary_search_stay_as_they_were(confirmed):
-    assert load_search(confirmed.path).trials.columns.tolist()[: len(TRIAL_DTYPES) + 1] == [
-        *TRIAL_DTYPES,
-        "model.depth",
-    ]
-    trials = load_search(confirmed.path / "confirm").trials
-    assert trials["source_number"].tolist() == [2, 0, 2, 0, 2, 2]
-    assert set(trials.columns) - set(load_search(confirmed.path).trials.columns) == {"source_number"}
 
 
 def test_a_confirmation_is_read_and_evaluated(confirmed, monkeypatch):
