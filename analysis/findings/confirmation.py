@@ -19,13 +19,15 @@ from analysis.evaluating.evaluation import relocated, tested
 from analysis.evaluating.statistics import Difference, t_interval, welch
 from analysis.evaluating.test_split import OpenTest, SavedNetwork
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
+from analysis.reading.tables import endings
+from search.record.endings import Ending
 from training.checkpoint import read_meta
 
 DIRECTORY = "confirm"
 TRAINING_DTYPES = {
     "number": "int64",
     "source_number": "int64",
-    "state": "object",
+    "ending": "object",
     "val_accuracy": "float64",
     "test_accuracy": "float64",
 }
@@ -58,8 +60,9 @@ def trainings_table(trials: pd.DataFrame) -> pd.DataFrame:
     if "source_number" not in trials:
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in TRAINING_DTYPES.items()})
     known = trials[trials["source_number"].notna()].reset_index(drop=True)
-    finished = known["val_accuracy"].where(known["state"] == "COMPLETE")
-    table = known.assign(val_accuracy=finished, test_accuracy=nan)[list(TRAINING_DTYPES)]
+    ends = endings(known)
+    finished = known["val_accuracy"].where(ends == Ending.COMPLETE)
+    table = known.assign(ending=ends, val_accuracy=finished, test_accuracy=nan)[list(TRAINING_DTYPES)]
     return table.astype(TRAINING_DTYPES)
 
 
@@ -79,7 +82,7 @@ def evaluate_confirmation(
     if repeated is None:
         return confirmation
     epochs = dict(zip(repeated.trials["number"], repeated.trials["epochs"], strict=True))
-    for row, training in trainings[trainings["state"] == "COMPLETE"].iterrows():
+    for row, training in trainings[trainings["ending"] == Ending.COMPLETE].iterrows():
         number = int(training["number"])
         checkpoint = repeated.checkpoint_of(number)
         meta = checkpoint and read_meta(checkpoint)

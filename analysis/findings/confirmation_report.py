@@ -19,6 +19,7 @@ from analysis.findings.confirmation import (
 )
 from analysis.reading.results import SearchResults
 from analysis.text import percent, plural, points, run_search
+from search.record.endings import Ending
 
 
 def interval_text(mean: float, low: float, high: float, n: int) -> str:
@@ -80,16 +81,14 @@ def flattery_sentence(number: int, search_val_accuracy: float, retrained: Sequen
 
 def state_sentence(confirmation: Confirmation) -> str:
     """How many trainings there are, and what became of those that are not COMPLETE; empty where all are."""
-    states = confirmation.trainings["state"].value_counts()
-    others = [
-        f"{states[state]} {text}"
-        for state, text in (("RUNNING", "RUNNING"), ("FAIL", "failed"), ("PRUNED", "ended early"))
-        if state in states
-    ]
+    counts = confirmation.trainings["ending"].value_counts()
+    complete, running, failed = (int(counts.get(end, 0)) for end in (Ending.COMPLETE, Ending.RUNNING, Ending.FAILED))
+    total = int(counts.sum())
+    groups = ((running, "RUNNING"), (failed, "failed"), (total - complete - running - failed, "ended early"))
+    others = ", ".join(f"{count} {words}" for count, words in groups if count)
     if not others:
         return ""
-    total = plural(len(confirmation.trainings), "training")
-    return f"Of {total} {int(states.get('COMPLETE', 0))} are COMPLETE, {', '.join(others)}: these are left out."
+    return f"Of {plural(total, 'training')} {complete} are COMPLETE, {others}: these are left out."
 
 
 def confirmation_sentences(confirmation: Confirmation, results: SearchResults) -> list[str]:

@@ -220,11 +220,12 @@ def test_a_thousand_trials_and_a_hundred_classes_make_a_page_under_5_mb(search_r
         epoch_seconds=10.0,
         images_per_second=100.0,
     )
+    settings = results.settings
     results = dataclasses.replace(
         results,
         trials=trials,
         epochs=epochs,
-        config=results.config.override({"train.epochs": 9}),
+        settings=settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 9})}),
         params=dict.fromkeys(range(1000), search_run.DEFAULTS),
     )
     names = tuple(f"class number {index}" for index in range(100))

@@ -2,31 +2,19 @@
 
 import shlex
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.findings.checks import Check
 from search.command_line import Plan, parse, plan_search
+from search.config import load_config
 from search.record.endings import INFEASIBLE_KEY
 
-DEFAULTS = {
-    "model.depth": 4,
-    "model.width": 16,
-    "model.kernel_size": 5,
-    "model.stride": 1,
-    "model.padding": "same",
-    "model.pooling": "max",
-    "model.batch_norm": True,
-    "model.activation": "relu",
-    "model.dropout": 0.2,
-    "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.05,
-    "optimizer.momentum": 0.9,
-    "optimizer.weight_decay": 5e-4,
-    "train.batch_size": 128,
-    "train.label_smoothing": 0.1,
-}
+CONFIG = Path(__file__).parents[2] / "configs" / "cifar10.yaml"
+INSIDE = {"model.kernel_size": 5, "model.dropout": 0.2, "train.label_smoothing": 0.1}  # else at ends of the space
+DEFAULTS = load_config(CONFIG).search_space.default_params() | INSIDE
 EPOCHS = 9
 START = datetime(2030, 1, 1)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from analysis import AnalysisError, load_search
+from analysis import load_search
 from analysis.evaluating import test_split as predictions_module
 from analysis.evaluating.evaluation import evaluate_search
 from analysis.evaluating.metrics import classification_metrics
@@ -92,11 +92,6 @@ def test_without_images_there_is_a_problem_that_names_data_dir(search_run, monke
     assert "test_accuracy" not in evaluation.winner.metrics()
     assert all("--data-dir" in problem for problem in evaluation.problems) and len(evaluation.problems) == 2
     assert evaluation.openings == []
-
-
-def test_a_device_that_does_not_exist_is_an_error(search_run):
-    with pytest.raises(AnalysisError, match="--device nonsense"):
-        evaluate_search(load_search(search_run.path), device="nonsense")
 
 
 def test_metrics_of_a_case_worked_out_by_hand():

@@ -31,14 +31,13 @@ from analysis.findings.confirmation_report import (
     confirmation_sentences,
     flattery_sentence,
 )
-from analysis.reading.tables import TRIAL_DTYPES
 from training import load_model, load_test
 
 
 def table(*rows: tuple[int, float, float]) -> pd.DataFrame:
     """COMPLETE trainings from (source number, val accuracy, test accuracy)."""
     trials = pd.DataFrame(rows, columns=["source_number", "val_accuracy", "test"])
-    trials = trials.assign(number=range(len(rows)), state="COMPLETE")
+    trials = trials.assign(number=range(len(rows)), state="COMPLETE", stopped_by=None)
     return trainings_table(trials).assign(test_accuracy=trials["test"])
 
 
@@ -124,20 +123,10 @@ def confirmed(search_run, trained) -> Any:
     return search_run
 
 
-def test_columns_of_an_ordinary_search_stay_as_they_were(confirmed):
-    assert load_search(confirmed.path).trials.columns.tolist()[: len(TRIAL_DTYPES) + 1] == [
-        *TRIAL_DTYPES,
-        "model.depth",
-    ]
-    trials = load_search(confirmed.path / "confirm").trials
-    assert trials["source_number"].tolist() == [2, 0, 2, 0, 2, 2]
-    assert set(trials.columns) - set(load_search(confirmed.path).trials.columns) == {"source_number"}
-
-
 def test_a_confirmation_is_read_and_evaluated(confirmed, monkeypatch):
     results = load_search(confirmed.path)
     confirmation = load_confirmation(results)
-    assert confirmation.trainings["state"].tolist() == ["COMPLETE"] * 4 + ["FAIL", "RUNNING"]
+    assert confirmation.trainings["ending"].tolist() == ["complete"] * 4 + ["failed", "running"]
     assert confirmation.trainings["val_accuracy"].isna().tolist() == [False] * 4 + [True] * 2
     report = confirmed.path / "report"
     report.mkdir()
@@ -150,6 +139,8 @@ def test_a_confirmation_is_read_and_evaluated(confirmed, monkeypatch):
         assert row.test_accuracy == pytest.approx((answers == test.labels).mean())
     assert evaluated.trainings["test_accuracy"].isna().tolist() == [False] * 4 + [True] * 2
     assert evaluated.test_images == len(test.labels) and not evaluated.problems
+    said = confirmation_sentences(evaluated, results)
+    assert said[0] == "Of 6 trainings 4 are COMPLETE, 1 RUNNING, 1 failed: these are left out."
     assert confirmation.trainings["test_accuracy"].isna().all(), "the argument stays as it was"
     assert len(json.loads((report / OPENINGS).read_text())) == 1, "four trainings, one opening"
     monkeypatch.setattr(

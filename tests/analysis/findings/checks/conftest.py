@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from checked_searches import START
+from checked_searches import CONFIG, START
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
@@ -17,8 +17,6 @@ from analysis.reading.tables import epochs_table, trials_table
 from search.config import load_config
 from search.record.endings import infeasibility_of, is_own
 from training.loop import EpochResult
-
-CONFIG = Path(__file__).parents[4] / "configs" / "cifar10.yaml"
 
 
 @pytest.fixture
