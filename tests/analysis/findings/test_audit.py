@@ -15,7 +15,7 @@ from scipy import stats
 
 from analysis import load_search
 from analysis.evaluating.metrics import wilson_interval
-from analysis.figures.search_figures import rung_epochs
+from analysis.figures import audit_pictures
 from analysis.figures.style import to_svg
 from analysis.findings.audit import (
     Audit,
@@ -23,7 +23,6 @@ from analysis.findings.audit import (
     advised_grace,
     audit_data,
     audit_json,
-    audit_pictures,
     audit_rows,
     audit_sentences,
     curve_matrix,
@@ -36,6 +35,7 @@ from analysis.findings.audit import (
     weighted_rank_correlation,
     whole_curves,
 )
+from search.record.rungs import rung_epochs
 
 EPOCHS = 4
 Curves = dict[int, list[float]]

@@ -15,13 +15,13 @@ from scipy import stats
 
 from analysis import load_search
 from analysis.evaluating.test_split import OPENINGS, opener
+from analysis.figures import confirmation_pictures
 from analysis.figures.style import to_svg
 from analysis.findings.confirmation import (
     Confirmation,
     comparisons,
     confirmation_data,
     confirmation_json,
-    confirmation_pictures,
     confirmation_rows,
     confirmation_sentences,
     evaluate_confirmation,
