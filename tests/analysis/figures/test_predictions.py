@@ -12,19 +12,11 @@ from sklearn.metrics import f1_score, top_k_accuracy_score
 
 from analysis import figures, load_search
 from analysis.evaluating import test_split as predictions_module
-from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, TrainingBatch, evaluate_search, training_batch
+from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, TrainingBatch, evaluate_search
+from analysis.evaluating.evaluation import training_batch as batch_of
 from analysis.evaluating.metrics import calibration_data, classification_metrics, random_sample, surest_mistakes
 from analysis.evaluating.test_split import Predictions
-from analysis.figures.prediction_figures import (
-    Sample,
-    augmentation_text,
-    calibration_sentence,
-    mistakes_sentence,
-    prediction_pictures,
-    samples_sentence,
-    short,
-    training_batch_picture,
-)
+from analysis.figures import training_batch
 from analysis.figures.style import to_svg
 from training import load_test, new_state, train
 from training.config import DataConfig
@@ -122,7 +114,7 @@ def test_calibration_sentence_says_the_direction_only_where_it_is_clear(scale, s
     shares = torch.from_numpy(logits).double().softmax(1).numpy()
     labels = (generator.random((2000, 1)) > shares.cumsum(1)).sum(1).clip(max=3)
     frame, error = calibration_data(np.float32(scale) * logits, labels)
-    sentence = calibration_sentence(frame, error)
+    sentence = figures.calibration_sentence(frame, error)
     assert said in sentence and "n = 2,000" in sentence and f"15 bins is {100 * error:.2f} %" in sentence
     accuracy = (logits.argmax(1) == labels).mean()
     assert f"accuracy {100 * accuracy:.2f} %" in sentence
@@ -235,31 +227,53 @@ def test_bars_are_as_long_as_recall_and_precision():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
 
 
+def test_confusion_shares_sum_to_one_or_nothing():
+    shares = figures.confusion_data([[3, 1], [0, 0]])
+    assert shares.tolist() == [[0.75, 0.25], [0, 0]]
+
+
+@pytest.mark.parametrize("size", [2, 20, 21, 100])
+def test_small_confusion_matrices_have_numbers(size):
+    axes = figures.plot_confusion(np.eye(size, dtype=int).tolist(), [f"class number {index}" for index in range(size)])
+    assert len(axes.axes[0].texts) == (size if size <= 20 else 0)
+
+
+def test_samples_hold_the_likeliest_classes_and_the_true_one():
+    logits = in_order([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]])
+    images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    right, wrong = figures.samples_data(images, logits, np.array([0, 0]), "abcd", shown=2)
+    assert right.is_correct and [name for name, _ in right.top] == ["a", "b"]
+    assert right.top[0][1] == pytest.approx(0.5)
+    assert not wrong.is_correct and [name for name, _ in wrong.top] == ["d", "a"]
+
+
 # Sentences
 
 
-def sample(label: str, predicted: str, confidence: float) -> Sample:
-    return Sample(np.zeros((2, 2, 3), dtype=np.uint8), label, predicted, [(predicted, confidence)])
+def sample(label: str, predicted: str, confidence: float) -> figures.Sample:
+    return figures.Sample(np.zeros((2, 2, 3), dtype=np.uint8), label, predicted, [(predicted, confidence)])
 
 
 def test_samples_sentence_compares_the_sample_with_the_split():
     samples = [sample("a", "b", 0.9), sample("a", "a", 0.9), sample("b", "b", 0.9)]
-    sentence = samples_sentence(samples, {"n": 4000, "test_accuracy": 0.8125})
+    sentence = figures.samples_sentence(samples, {"n": 4000, "test_accuracy": 0.8125})
     assert sentence.startswith("3 of 4,000 test images drawn at random")
     assert "Classified correctly: 2 of 3, over the whole split 81.25 %" in sentence
-    assert samples_sentence(samples, {"n": 3, "test_accuracy": 2 / 3}).startswith("All test images, mistakes first")
+    assert figures.samples_sentence(samples, {"n": 3, "test_accuracy": 2 / 3}).startswith(
+        "All test images, mistakes first"
+    )
 
 
 def test_mistakes_sentence_counts_and_names_the_commonest_pair():
     logits = in_order([[0.98, 0.02], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3], [0.9, 0.1]])
     labels = np.array([1, 1, 1, 1, 0, 0])
     shown = [sample("b", "a", confidence) for confidence in (0.98, 0.9, 0.8)]
-    sentence = mistakes_sentence(shown, logits, labels)
+    sentence = figures.mistakes_sentence(shown, logits, labels)
     assert sentence.startswith("The 3 most confident of 4 mistakes, confidence 98.0 % down to 80.0 %")
     assert "3 of them are b taken for a." in sentence
     assert "when wrong is 82.0 %, when right 80.0 %" in sentence
-    assert mistakes_sentence([*shown, sample("b", "a", 0.6)], logits, labels).startswith("Every mistake")
-    assert "no mistake on 2 test images" in mistakes_sentence([], logits[:2], np.array([0, 0]))
+    assert figures.mistakes_sentence([*shown, sample("b", "a", 0.6)], logits, labels).startswith("Every mistake")
+    assert "no mistake on 2 test images" in figures.mistakes_sentence([], logits[:2], np.array([0, 0]))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +290,7 @@ def test_mistakes_sentence_counts_and_names_the_commonest_pair():
     ],
 )
 def test_the_augmentation_is_said_as_configured(config, said):
-    assert augmentation_text(DataConfig(**config)) == said
-
-
-def test_long_names_keep_their_end():
-    assert short("class number 1234") == "class num…1234" and short("a\nb") == "a b"
-    assert len(short("x" * 300)) == 14 and len(short("x" * 300, 12)) == 12
+    assert figures.augmentation_text(DataConfig(**config)) == said
 
 
 # The batch of training images
@@ -294,7 +303,7 @@ def test_the_batch_is_what_training_feeds_the_network(search_run, digits):
     state = new_state(config, digits)
     state.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     next(train(state, digits))
-    batch = training_batch(5, config, digits)
+    batch = batch_of(5, config, digits)
     assert batch.images.shape == (16, 8, 8, 3) and batch.images.dtype == np.uint8
     np.testing.assert_array_equal(batch.images, seen[0][:16].permute(0, 2, 3, 1).numpy())
 
@@ -310,7 +319,7 @@ def test_labels_of_the_batch_belong_to_its_images(search_run, digits, monkeypatc
     batch = evaluation.training_batch
     known = {image.tobytes(): label for image, label in zip(digits.train.images, digits.train.labels, strict=True)}
     assert [known[image.tobytes()] for image in batch.images] == batch.labels.tolist()  # nothing augments this search
-    picture = training_batch_picture(evaluation)
+    picture = training_batch.picture(evaluation)
     assert f"trial {evaluation.winner.number} " in picture.sentence and "no augmentation" in picture.sentence
     assert [axes.get_title() for axes in picture.figure.axes] == [batch.class_names[i] for i in batch.labels]
 
@@ -321,10 +330,10 @@ def test_without_data_or_a_winner_there_is_no_batch(search_run, make_run, monkey
     def missing(*_):
         raise DataError("the images are gone.")
 
-    assert training_batch_picture(evaluate_search(load_search(make_run("empty").path), device="cpu")) is None
+    assert training_batch.picture(evaluate_search(load_search(make_run("empty").path), device="cpu")) is None
     monkeypatch.setattr("analysis.evaluating.evaluation.load_data", missing)
     evaluation = evaluate_search(load_search(search_run.path), device="cpu")
-    assert evaluation.winner is not None and training_batch_picture(evaluation) is None
+    assert evaluation.winner is not None and training_batch.picture(evaluation) is None
 
 
 # All pictures
@@ -332,7 +341,7 @@ def test_without_data_or_a_winner_there_is_no_batch(search_run, make_run, monkey
 
 def test_pictures_come_in_order_and_are_those_of_the_winner(search_run):
     evaluation = evaluate_search(load_search(search_run.path), device="cpu")
-    pictures = prediction_pictures(evaluation.winner)
+    pictures = figures.prediction_pictures(evaluation.winner)
     assert [picture.name for picture in pictures] == ["confusion", "per_class", "calibration", "samples", "mistakes"]
     metrics = evaluation.winner.metrics()
     wrong = round(metrics["n"] * (1 - metrics["test_accuracy"]))
@@ -358,7 +367,7 @@ def test_pictures_come_in_order_and_are_those_of_the_winner(search_run):
 )
 def test_pictures_of_any_number_of_classes_can_be_drawn(n, names, skill, tmp_path):
     evaluation = evaluated(*answers(n, len(names), skill), names, tmp_path)
-    for picture in [*prediction_pictures(evaluation.winner), training_batch_picture(evaluation)]:
+    for picture in [*figures.prediction_pictures(evaluation.winner), training_batch.picture(evaluation)]:
         svg = to_svg(picture.figure, picture.name)
         assert svg.startswith("<svg") and "script" not in svg and "frac" not in svg
         assert len(svg) < 400_000 and picture.sentence.endswith(".") and "nan" not in picture.sentence

@@ -18,8 +18,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 
 from analysis import BestTrial, SearchResults
-from analysis.figures.space_figures import (
-    PANELS,
+from analysis.figures import (
     ParamAxis,
     at_equal_epochs,
     axis_plots_data,
@@ -27,42 +26,40 @@ from analysis.figures.space_figures import (
     compared_text,
     cost_data,
     cost_sentence,
-    distribution_of,
-    height_on,
-    hyperparameters,
     importance_data,
-    lines_drawn,
-    log_ticks,
     optimizers_data,
     parallel_coordinates_data,
-    parallel_ticks,
-    param_axis,
     pareto_front,
-    places,
     plot_axes,
     space_pictures,
-    spread,
 )
+from analysis.figures.importance import PANELS
+from analysis.figures.parallel_coordinates import lines_drawn, parallel_ticks
+from analysis.figures.param_axis import axis_of, height_on, log_ticks, places, spread
 from analysis.figures.style import save_png, to_svg
-from analysis.reading.tables import epochs_table, trials_table
+from analysis.reading.results import read_space
+from analysis.reading.tables import epochs_table, hyperparameters, trials_table
+from search.space import SpaceEntry
 from training.config import TrialConfig
 from training.loop import EpochResult
 
-SPACE: dict[str, Any] = {
-    "model.depth": {"int": [1, 4]},
-    "model.kernel_size": {"choice": [3, 5], "per_layer": True},
-    "model.padding": {"choice": ["same", 0, 1]},
-    "model.batch_norm": {"choice": [True, False]},
-    "optimizer.name": {"choice": ["sgd", "adam", "adamw"]},
-    "optimizer.learning_rate": {"float": [0.0005, 0.5], "log": True},
-    "optimizer.momentum": {"float": [0.8, 0.99], "when": {"optimizer.name": "sgd"}},
-    "train.label_smoothing": {"float": [0.0, 0.2], "step": 0.05},
-}
+SPACE = read_space(
+    {
+        "model.depth": {"int": [1, 4]},
+        "model.kernel_size": {"choice": [3, 5], "per_layer": True},
+        "model.padding": {"choice": ["same", 0, 1]},
+        "model.batch_norm": {"choice": [True, False]},
+        "optimizer.name": {"choice": ["sgd", "adam", "adamw"]},
+        "optimizer.learning_rate": {"float": [0.0005, 0.5], "log": True},
+        "optimizer.momentum": {"float": [0.8, 0.99], "when": {"optimizer.name": "sgd"}},
+        "train.label_smoothing": {"float": [0.0, 0.2], "step": 0.05},
+    }
+)
 PARAMS = {"model.depth": 1, "model.kernel_size.0": 3, "optimizer.name": "sgd", "optimizer.learning_rate": 0.1}
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
 
-def searched(*rows: dict[str, Any], total: int = 9, space: dict[str, Any] = SPACE) -> SearchResults:
+def searched(*rows: dict[str, Any], total: int = 9, space: dict[str, SpaceEntry] = SPACE) -> SearchResults:
     """A search from rows of curve (val accuracies), optionally state, stopped_by, params, costs, seconds, losses."""
     trials, curves = [], {}
     for number, row in enumerate(rows):
@@ -70,12 +67,12 @@ def searched(*rows: dict[str, Any], total: int = 9, space: dict[str, Any] = SPAC
         state = row.get("state", COMPLETE if len(curve) == total else PRUNED)
         attrs = {name: row[name] for name in ("stopped_by", "num_params", "multiply_adds") if name in row}
         params = row.get("params", PARAMS)
-        known = {name: distribution_of(space.get(name) or space[name.rpartition(".")[0]]) for name in params}
+        entries = {name: space.get(name) or space[name.rpartition(".")[0]] for name in params}
         trial = create_trial(
             state=state,
             value=curve[-1] if state == COMPLETE else None,
             params=params,
-            distributions={name: each for name, each in known.items() if each is not None},
+            distributions={name: entry.distribution() for name, entry in entries.items()},
             user_attrs=attrs,
             intermediate_values=dict(enumerate(curve, start=1)),
         )
@@ -194,17 +191,6 @@ def test_an_epoch_that_is_missing_from_a_journal_is_not_made_up():
     assert compared.reason == "the first that most trials have a val accuracy of"
 
 
-def test_entries_of_the_space_become_the_distributions_that_optuna_draws_from():
-    assert distribution_of({"int": [1, 4]}) == IntDistribution(1, 4)
-    assert distribution_of({"int": [2, 64], "log": True}) == IntDistribution(2, 64, log=True)
-    assert distribution_of({"int": [0, 8], "step": 4}) == IntDistribution(0, 8, step=4)
-    assert distribution_of({"float": [1e-4, 1], "log": True, "when": {"x": 1}}) == FloatDistribution(1e-4, 1, log=True)
-    assert distribution_of({"float": [0, 1], "step": 0.25}) == FloatDistribution(0, 1, step=0.25)
-    assert distribution_of({"choice": ["a", 1, True], "per_layer": True}) == CategoricalDistribution(["a", 1, True])
-    for broken in ({}, {"int": [4, 1]}, {"float": "x"}, {"float": [0, 1], "log": True}, {"choice": []}):
-        assert distribution_of(broken) is None
-
-
 def test_importance_is_that_of_optuna_called_directly():
     results = large(120)
     compared = at_equal_epochs(results.trials, results.epochs)
@@ -270,7 +256,8 @@ def test_without_importance_it_says_why(rows, reason, tmp_path):
 def test_importance_leaves_out_values_that_the_space_no_longer_has():
     rows = [{"curve": [0.01 * n], "params": {**PARAMS, "optimizer.learning_rate": 0.4}} for n in range(12)]
     results = searched(*rows)
-    narrower = {**SPACE, "optimizer.learning_rate": {"float": [0.001, 0.1]}, "optimizer.name": {"choice": "edited"}}
+    narrower = {**SPACE, **read_space({"optimizer.learning_rate": {"float": [0.001, 0.1]}})}
+    del narrower["optimizer.name"]
     compared = at_equal_epochs(results.trials, results.epochs)
     data = importance_data(compared, results.params, narrower)
     assert set(data.shares) == {"model.depth", "model.kernel_size.0"}
@@ -303,15 +290,16 @@ def test_panels_leave_out_trials_in_which_a_hyperparameter_was_inactive():
 
 
 def test_an_axis_tells_true_from_one_and_keeps_the_order_of_the_choices():
-    space = {"x": {"choice": ["b", 1, "a"]}, "n": {"int": [2, 8], "step": 3}, "many": {"int": [1, 100]}}
-    axis = param_axis("x", space, ["a", True, None, 1])
+    written = {"x": {"choice": ["b", 1, "a"]}, "n": {"int": [2, 8], "step": 3}, "many": {"int": [1, 100]}}
+    space = read_space(written)
+    axis = axis_of("x", space, ["a", True, None, 1])
     assert axis.choices == ["b", 1, "a", True]
     np.testing.assert_array_equal(places(axis, ["a", True, None, 1, math.nan]), [2, 3, math.nan, 1, math.nan])
-    assert param_axis("n", space, [2, 8]).choices == [2, 5, 8]
-    assert param_axis("many", space, [4]) == ParamAxis("many", 1, 100)
-    assert param_axis("x.0", space, ["b"]).choices == ["b", 1, "a"]
-    assert param_axis("unknown", space, [2.5, 0.5]) == ParamAxis("unknown", 0.5, 2.5)
-    assert param_axis("unknown", space, ["z", 2]).choices == [2, "z"]
+    assert axis_of("n", space, [2, 8]).choices == [2, 5, 8]
+    assert axis_of("many", space, [4]) == ParamAxis("many", 1, 100)
+    assert axis_of("x.0", space, ["b"]).choices == ["b", 1, "a"]
+    assert axis_of("unknown", space, [2.5, 0.5]) == ParamAxis("unknown", 0.5, 2.5)
+    assert axis_of("unknown", space, ["z", 2]).choices == [2, "z"]
 
 
 def test_heights_are_logarithmic_on_a_log_axis():
@@ -460,7 +448,7 @@ def test_all_trials_equally_good_and_a_search_without_a_space():
 
 
 def test_of_many_hyperparameters_the_most_important_are_shown():
-    space = {f"model.x{index:02d}": {"float": [0, 1]} for index in range(PANELS + 5)}
+    space = read_space({f"model.x{index:02d}": {"float": [0, 1]} for index in range(PANELS + 5)})
     draw = random.Random(1)
     rows = []
     for _ in range(40):
@@ -478,7 +466,7 @@ def test_of_many_hyperparameters_the_most_important_are_shown():
 
 def test_hostile_choices_are_drawn_and_never_become_markup(tmp_path):
     names = ["<script>alert(1)</script>", "$\\frac{", "日本語", "a" * 300, "line\nbreak", "--> x"]
-    space = {"optimizer.name": {"choice": names}, "model.depth": {"int": [1, 2]}}
+    space = read_space({"optimizer.name": {"choice": names}, "model.depth": {"int": [1, 2]}})
     params = [{"optimizer.name": names[n % len(names)], "model.depth": 1} for n in range(12)]
     results = searched(*[{"curve": [0.01 * n], "params": each} for n, each in enumerate(params)], total=1, space=space)
     pictures = space_pictures(results)

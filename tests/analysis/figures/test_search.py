@@ -1,7 +1,6 @@
-"""How a search went, on tables made by hand: against Ray's own rungs and the benchmark's own busy share."""
+"""How a search went, on tables made by hand, and against the benchmark's own busy share."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import busy
 import numpy as np
@@ -10,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.figures import search_figures
-from analysis.figures.style import Picture, to_svg
+from analysis import figures
+from analysis.figures.cores import startup_seconds
+from analysis.figures.rungs import asha_rungs
+from analysis.figures.style import ENDINGS, Picture, to_svg
 from analysis.reading.results import BestTrial, SearchResults
 from analysis.reading.tables import EPOCH_DTYPES, TRIAL_DTYPES, typed_table
+from search.record.endings import Ending, Infeasible
 from training.config import TrialConfig
 
 ASHA = {"name": "asha", "grace_epochs": 1, "reduction_factor": 3.0}
@@ -56,12 +58,13 @@ def results_of(
         epochs=epochs,
         best_trial=None if best is None else BestTrial(best, 0.5, train_epochs, {}, False),
         params={},
+        infeasible=options.get("infeasible", {}),
     )
 
 
 def by_name(results: SearchResults) -> dict[str, Picture]:
     """Its pictures, each drawn."""
-    pictures = search_figures.search_pictures(results)
+    pictures = figures.search_pictures(results)
     for picture in pictures:
         assert to_svg(picture.figure, picture.name).startswith("<svg")
     return {picture.name: picture for picture in pictures}
@@ -81,10 +84,10 @@ def test_epochs_of_all_trials_count_in_the_order_they_finished():
     )
     minutes = {0: [0, 3, 6], 1: [0, 2], 2: [2, 5, 9], 3: [6, 7, 12]}
     epochs = epochs_table({0: [0.4, 0.5], 1: [0.2], 2: [0.6, 0.7], 3: [0.5, 0.6]}, minutes)
-    data = search_figures.incumbent_data(trials, [], epochs)
+    data = figures.incumbent_data(trials, [], epochs)
     assert data["number"].tolist() == [1, 0, 2]
     assert data["epochs_before"].tolist() == [1, 4, 6]  # ends: 2, 3, 5, 6, 7, 9 and, after the last trial's, 12
-    sentence = search_figures.incumbent_sentence(data)
+    sentence = figures.incumbent_sentence(data)
     assert "70.00 %" in sentence and "trial 2 after 9 min 0 s and 6 epochs, as number 3 of 3 to end." in sentence
 
 
@@ -98,13 +101,13 @@ def test_an_epoch_without_a_time_counts_when_its_trial_has_ended_and_never_later
     )
     epochs = epochs_table({0: [0.4, 0.5], 1: [0.5], 2: [0.5]}, {0: [0, 2, 4.001], 1: [4, 8], 2: [0, 1]})
     epochs.loc[[0, 3], "finished_at"] = pd.NaT  # of trial 0, and of the trial that has no end
-    assert search_figures.incumbent_data(trials, [], epochs)["epochs_before"].tolist() == [2, 3]
+    assert figures.incumbent_data(trials, [], epochs)["epochs_before"].tolist() == [2, 3]
 
 
 def test_of_equal_trials_the_first_has_won_and_it_is_said_how_long_nothing_better_came():
     rows = [{"state": "COMPLETE", "val_accuracy": value, "finished_at": at(end)} for value, end in ((0.5, 2), (0.5, 5))]
     epochs = epochs_table({0: [0.5], 1: [0.4, 0.5]}, {0: [0, 2], 1: [2, 3, 5]})
-    sentence = search_figures.incumbent_sentence(search_figures.incumbent_data(trials_table(rows), [], epochs))
+    sentence = figures.incumbent_sentence(figures.incumbent_data(trials_table(rows), [], epochs))
     assert "trial 0 after 2 min 0 s and 1 epoch, as number 1 of 2 to end" in sentence
     assert sentence.endswith("nothing better came in the 3 min 0 s and 2 epochs after it.")
 
@@ -118,20 +121,20 @@ def test_epochs_that_outlived_the_last_trial_are_no_part_of_the_pause():
     )
     epochs = epochs_table({0: [0.5], 1: [0.5, 0.6]}, {0: [0, 2], 1: [2, 5, 102]})
     environment = [{"started_at": at(minute).isoformat()} for minute in (0, 100)]
-    assert search_figures.incumbent_data(trials, environment, epochs)["minutes"].tolist() == [2, 7]
+    assert figures.incumbent_data(trials, environment, epochs)["minutes"].tolist() == [2, 7]
 
 
 def test_of_two_resumes_in_a_row_the_pause_counts_once():
     moments = pd.Series([at(0), at(5), at(103)])
-    stops = search_figures.pauses([at(0), at(50), at(100)], moments)
-    assert search_figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 8]
+    stops = figures.pauses([at(0), at(50), at(100)], moments)
+    assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 8]
 
 
 def test_the_incumbent_has_a_panel_for_time_and_one_for_epochs_with_the_level_of_a_complete_trial_0():
     rows = [{"state": "COMPLETE", "val_accuracy": 0.4, "finished_at": at(1)}]
     rows += [{"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(3)}]
     epochs = epochs_table({0: [0.4], 1: [0.3, 0.5]}, {0: [0, 1], 1: [1, 2, 3]})
-    figure = search_figures.plot_incumbent(search_figures.incumbent_data(trials_table(rows), [], epochs))
+    figure = figures.plot_incumbent(figures.incumbent_data(trials_table(rows), [], epochs))
     time_axes, epochs_axes = figure.axes
     for axes, ends in ((time_axes, [1, 3, 3]), (epochs_axes, [1, 3, 3])):
         lines = {line.get_label(): line for line in axes.lines}
@@ -139,68 +142,35 @@ def test_the_incumbent_has_a_panel_for_time_and_one_for_epochs_with_the_level_of
         assert lines["best so far"].get_ydata() == pytest.approx([40, 50, 50])
         assert lines["trial 0, the defaults"].get_ydata() == pytest.approx([40, 40])
     rows[0] |= {"state": "PRUNED", "stopped_by": "time_budget"}  # its accuracy is no level of a finished training
-    figure = search_figures.plot_incumbent(search_figures.incumbent_data(trials_table(rows), [], epochs))
+    figure = figures.plot_incumbent(figures.incumbent_data(trials_table(rows), [], epochs))
     assert "trial 0, the defaults" not in {line.get_label() for line in figure.axes[0].lines}
+
+
+def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended():
+    rows = [("COMPLETE", 0.5, 4), ("PRUNED", 0.9, 1), ("COMPLETE", 0.4, 6), ("COMPLETE", 0.7, 8)]
+    ended = [{"state": state, "val_accuracy": value, "finished_at": at(end)} for state, value, end in rows]
+    data = figures.incumbent_data(trials_table([*ended, {"state": "RUNNING", "val_accuracy": 0.8}, *refused(None)]), [])
+    assert data["number"].tolist() == [1, 0, 2, 3]
+    assert data["minutes"].tolist() == [1, 4, 6, 8]
+    assert data["best"].tolist()[1:] == [0.5, 0.5, 0.7] and np.isnan(data["best"][0])
+    assert data["ending"].tolist() == ["asha", "complete", "complete", "complete"]
+
+
+def test_the_pause_before_a_resume_is_no_search_time():
+    moments = pd.Series([at(0), at(5), at(100), at(103)])
+    stops = figures.pauses([at(0), at(98)], moments)
+    assert stops == [(at(5), at(98))]
+    assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
+    assert figures.search_minutes(moments, at(0), []).tolist() == [0, 5, 100, 103]
 
 
 # Rungs
 
 
-@pytest.mark.parametrize(
-    ("grace", "factor", "train_epochs", "expected"),
-    [
-        (1, 3.0, 9, [1, 3]),  # the last rung is the end of the training
-        (1, 3, 10, [1, 3, 9]),
-        (2, 4.0, 100, [2, 8, 32]),
-        (1, 2.5, 20, [1, 3, 7, 16]),  # 1, 2.5, 6.25, 15.625
-        (1, 10.0, 1000, [1, 10, 100]),
-        (5, 3.0, 5, []),
-        (1, 3.0, 1, []),
-        (4, 3.0, 5, [4]),
-    ],
-)
-def test_rungs_lie_at_multiples_below_the_last_epoch(grace, factor, train_epochs, expected):
-    scheduler = {"name": "asha", "grace_epochs": grace, "reduction_factor": factor}
-    assert search_figures.asha_rungs(scheduler, train_epochs) == expected
-
-
 def test_without_asha_there_are_no_rungs():
-    assert search_figures.asha_rungs({**ASHA, "name": "none"}, 9) == []
-    assert search_figures.asha_rungs({}, 9) == []
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 40).flatmap(lambda epochs: st.tuples(st.integers(1, epochs), st.just(epochs))),
-    st.floats(1.1, 10) | st.integers(2, 10),
-    st.lists(st.floats(0, 1), min_size=2, max_size=12),
-)
-def test_rungs_and_cutoffs_are_those_of_ray(epochs, factor, values):
-    """Ray's scheduler is asked epoch by epoch, with trials whose val accuracy stays the same."""
-    from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-
-    grace, train_epochs = epochs
-    ray = ASHAScheduler("epoch", "x", "max", max_t=train_epochs, grace_period=grace, reduction_factor=factor)
-    judged_at, stopped = [], []
-    recorded = lambda: sum(len(there) for _, there in ray._brackets[0]._rungs)  # noqa: E731
-    for number, value in enumerate(values):
-        trial = SimpleNamespace(trial_id=str(number))
-        ray.on_trial_add(None, trial)
-        for epoch in range(1, train_epochs):
-            before = recorded()
-            decision = ray.on_trial_result(None, trial, {"epoch": epoch, "x": value})
-            if recorded() > before:
-                judged_at.append(epoch)
-                stopped.append((epoch, number, decision == TrialScheduler.STOP))
-    scheduler = {"name": "asha", "grace_epochs": grace, "reduction_factor": factor}
-    rungs = search_figures.asha_rungs(scheduler, train_epochs)
-    assert rungs * len(values) == judged_at
-    if rungs:
-        trials = trials_table([{"state": "COMPLETE"}] * len(values))
-        table = epochs_table({number: [value] * train_epochs for number, value in enumerate(values)})
-        judged = search_figures.judged_data(trials, table, rungs, factor)
-        below = judged["val_accuracy"] < judged["cutoff"]
-        assert sorted(zip(judged["rung"], judged["number"], below, strict=True)) == sorted(stopped)
+    assert asha_rungs(ASHA, 9) == [1, 3]
+    assert asha_rungs({**ASHA, "name": "none"}, 9) == []
+    assert asha_rungs({}, 9) == []
 
 
 def rung_search() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -223,7 +193,7 @@ def rung_search() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_trials_are_compared_after_the_epoch_of_the_rung_whatever_came_later():
-    judged = search_figures.judged_data(*rung_search(), [1, 3], 3.0)
+    judged = figures.judged_data(*rung_search(), [1, 3], 3.0)
     first, second = (judged[judged["rung"] == rung] for rung in (1, 3))
     assert first["number"].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert first["val_accuracy"].tolist() == [0.3, 0.3, 0.4, 0.5, 0.6, 0.05, 0.2]
@@ -239,37 +209,37 @@ def test_trials_are_compared_after_the_epoch_of_the_rung_whatever_came_later():
 
 
 def test_each_rung_says_who_was_stopped_with_how_much():
-    judged = search_figures.judged_data(*rung_search(), [1, 3], 3.0)
-    table = search_figures.rungs_data(judged)
+    judged = figures.judged_data(*rung_search(), [1, 3], 3.0)
+    table = figures.rungs_data(judged)
     assert table.to_numpy().tolist() == [[1, 7, 1, 4, 0.3, 0.3], [3, 3, 1, 2, 0.45, 0.5]]
-    sentence = search_figures.rungs_sentence(judged, best=3)
+    sentence = figures.rungs_sentence(judged, best=3)
     assert "after epoch 1: 7 trials, 1 stopped (the best at 30.00 %), 4 went on (the lowest at 30.00 %)." in sentence
     assert sentence.endswith("The best trial, 3, was number 2 of 7 after epoch 1 and 1 of 3 after epoch 3.")
 
 
 def test_equal_trials_share_the_better_place():
     trials = trials_table([{"state": "COMPLETE"}] * 3)
-    judged = search_figures.judged_data(trials, epochs_table({n: [0.5, 0.5] for n in range(3)}), [1], 3.0)
+    judged = figures.judged_data(trials, epochs_table({n: [0.5, 0.5] for n in range(3)}), [1], 3.0)
     assert (judged["outcome"] == "went on").all()
-    assert "number 1 of 3 after epoch 1." in search_figures.rungs_sentence(judged, best=2)
+    assert "number 1 of 3 after epoch 1." in figures.rungs_sentence(judged, best=2)
 
 
 def test_a_rung_without_a_number_to_compare_is_passed_over():
     trials, epochs = rung_search()
     epochs.loc[(epochs["number"] == 5) & (epochs["epoch"] == 1), "val_accuracy"] = np.nan
     epochs = pd.concat([epochs, epochs_table({99: [0.9]})])  # belongs to no trial of the table
-    judged = search_figures.judged_data(trials, epochs, [1], 3.0)
+    judged = figures.judged_data(trials, epochs, [1], 3.0)
     assert judged["number"].tolist() == [0, 1, 2, 3, 4, 6]
 
 
 def test_a_search_with_many_rungs_is_told_in_short():
     trials = trials_table([{"state": "PRUNED", "stopped_by": "asha"} for _ in range(20)])
     curves = epochs_table({number: [0.5] * (number + 1) for number in range(20)})
-    judged = search_figures.judged_data(trials, curves, list(range(1, 30)), 1.1)
-    sentence = search_figures.rungs_sentence(judged, best=19)
+    judged = figures.judged_data(trials, curves, list(range(1, 30)), 1.1)
+    sentence = figures.rungs_sentence(judged, best=19)
     assert "after epoch 3: 18 trials, 1 stopped" in sentence and "after epoch 4" not in sentence
     assert "At the later rungs, 17 more were stopped." in sentence
-    figure = search_figures.plot_rungs(judged, best=19)
+    figure = figures.plot_rungs(judged, best=19)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels[:2] == ["1\n1\n19", "3\n1\n17"] and len(labels) == 10
 
@@ -284,7 +254,7 @@ def intervals_data(intervals: list[tuple[int, float, float]]) -> pd.DataFrame:
         for e, (n, start, end) in enumerate(intervals, start=1)
     ]
     trials = trials_table([{"state": "COMPLETE"}] * (1 + max((n for n, _, _ in intervals), default=0)))
-    return search_figures.slots_data(trials, typed_table(rows, EPOCH_DTYPES), [])
+    return figures.slots_data(trials, typed_table(rows, EPOCH_DTYPES), [])
 
 
 def test_a_trial_stays_in_its_slot_and_the_next_takes_that_of_one_that_has_ended():
@@ -322,7 +292,7 @@ def test_the_busy_share_is_that_of_the_benchmark(drawn):
     intervals: dict[int, list[tuple[float, float]]] = {}
     for number, start, length in sorted(drawn, key=lambda epoch: epoch[1]):
         intervals.setdefault(number, []).append((start, start + length))
-    slots, share = data["slot"].nunique(), search_figures.busy_share(data)
+    slots, share = data["slot"].nunique(), figures.busy_share(data)
     if len(intervals) <= slots or len({trial[0][0] for trial in intervals.values()}) == 1:
         assert np.isnan(share)
     else:
@@ -333,8 +303,8 @@ def test_the_busy_share_of_a_search_counted_by_hand():
     # Slots 0 and 1; from 0 to the start of trial 3 at minute 8: 4 + 3 and 6 + 1.5 of 16 minutes train.
     data = intervals_data([(0, 0, 4), (1, 0, 6), (2, 4.5, 7.5), (4, 6.5, 8.5), (3, 8, 12)])
     assert data["slot"].tolist() == [0, 1, 0, 1, 0]
-    assert search_figures.busy_share(data) == pytest.approx(14.5 / 16)
-    sentence = search_figures.slots_sentence(data, 75.0)
+    assert figures.busy_share(data) == pytest.approx(14.5 / 16)
+    sentence = figures.slots_sentence(data, 75.0)
     assert "Up to 2 trials trained at a time. Of the 8 min 0 s " in sentence
     assert "spent 90.6 % training (5 trials, 5 epochs). The first epoch began 1 min 15 s after" in sentence
 
@@ -345,24 +315,24 @@ def test_pauses_and_epochs_without_times_are_left_out_of_the_slots():
     epochs.loc[3, "epoch_seconds"] = 120.0  # after the resume, from 101 to 103
     epochs.loc[4, "finished_at"] = pd.NaT
     environment = [{"started_at": at(0).isoformat()}, {"started_at": at(100).isoformat()}, {"started_at": "damaged"}]
-    data = search_figures.slots_data(trials, epochs, environment)
+    data = figures.slots_data(trials, epochs, environment)
     assert data["start"].tolist() == pytest.approx([0, 2, 4, 6])
     assert data["end"].tolist() == pytest.approx([2, 4, 5, 8])
     assert data["ending"].tolist() == ["complete", "complete", "running", "running"]
-    assert search_figures.startup_seconds(epochs, environment) == pytest.approx(60)
+    assert startup_seconds(epochs, environment) == pytest.approx(60)
 
 
 def test_the_start_up_is_that_of_the_start_that_trained():
     epochs = epochs_table({0: [0.5]}, {0: [61, 62]})
     starts = [{"started_at": at(minute).isoformat()} for minute in (0, 60, 90)]
-    assert search_figures.startup_seconds(epochs, starts) == pytest.approx(60)
-    assert np.isnan(search_figures.startup_seconds(epochs, []))
-    assert np.isnan(search_figures.startup_seconds(epochs_table({}), starts))
+    assert startup_seconds(epochs, starts) == pytest.approx(60)
+    assert np.isnan(startup_seconds(epochs, []))
+    assert np.isnan(startup_seconds(epochs_table({}), starts))
 
 
 def test_epochs_become_one_bar_unless_a_gap_can_be_seen():
     data = intervals_data([(0, 0, 10), (0, 10.01, 20), (0, 30, 40), (1, 40, 50)])
-    figure = search_figures.plot_slots(data, best=0)
+    figure = figures.plot_slots(data, best=0)
     bars, outline = figure.axes[0].collections
     edges = [sorted({x for x, _ in path.vertices}) for path in bars.get_paths()]
     assert edges == [pytest.approx([0, 20]), pytest.approx([30, 40]), pytest.approx([40, 50])]
@@ -370,61 +340,67 @@ def test_epochs_become_one_bar_unless_a_gap_can_be_seen():
     assert sorted({x for x, _ in outline.get_paths()[0].vertices}) == pytest.approx([0, 40])
 
 
+def test_every_ending_has_its_curves():
+    rows = [{"state": "COMPLETE"}, {"state": "FAIL"}, {"state": "RUNNING"}]
+    rows += [{"state": "PRUNED", "stopped_by": by} for by in ("asha", "diverged", "time_budget")]
+    data = figures.learning_curves_data(trials_table(rows), epochs_table({number: [0.5] for number in range(6)}))
+    assert list(data) == [ending for ending in Ending if ending != Ending.INFEASIBLE]
+    panels = figures.plot_learning_curves(data, best=0).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [f"{ENDINGS[ending]}: 1" for ending in data]
+    assert [axes.get_legend() is not None for axes in panels] == [True] + [False] * 5
+
+
 # Infeasible and failed
 
 
-def test_reasons_that_differ_in_their_numbers_are_one_kind():
-    reasons = ["kernel 7 > 3", "params 1,200,300 > 5", "kernel 5 > 4", None, "params 9 > 5", "kernel 7 > 3", np.nan]
-    data = search_figures.reasons_data(pd.Series(reasons, dtype="object"))
-    assert data["kind"].tolist() == ["kernel # > #", "params # > #", "no reason recorded"]
-    assert data["count"].tolist() == [3, 2, 2]
-    assert data["example"].tolist()[:2] == ["kernel 7 > 3", "params 1,200,300 > 5"]
+def refused(*reasons: str | None) -> list[dict]:
+    return [{"state": "PRUNED", "stopped_by": "infeasible", "reason": reason} for reason in reasons]
 
 
-def test_six_kinds_of_reasons_are_shown_and_the_rest_summed():
+def test_infeasible_proposals_are_counted_by_kind_and_those_without_one_by_their_text():
+    words = ["impossible network: conv3", "params 1,200,300 > 5", "impossible network: pool5", None, "params 9 > 5"]
+    trials = trials_table([*refused(*words, "kernel 7 > 3", "kernel 7 > 3", "kernel 5 > 3"), {"state": "COMPLETE"}])
+    kinds = {0: "impossible", 1: "max_params", 2: "impossible", 4: "max_params"}
+    known = {number: Infeasible(kind, words[number]) for number, kind in kinds.items()}
+    data = figures.reasons_data(trials, known)
+    assert data.to_numpy().tolist() == [
+        ["impossible network", 2, "impossible network: conv3"],
+        ["above search.max_params", 2, "params 1,200,300 > 5"],
+        ["kind not recorded", 2, "kernel 7 > 3"],
+        ["kind not recorded", 1, "no reason recorded"],
+        ["kind not recorded", 1, "kernel 5 > 3"],
+    ]
+    labels = [text.get_text() for text in figures.plot_reasons(data, proposals=9).axes[0].texts]
+    assert labels[::2][:3] == [words[0], f"above search.max_params: {words[1]}", "kernel 7 > 3"]
+
+
+def test_six_reasons_are_shown_and_the_rest_summed():
     reasons = [letter for index, letter in enumerate("abcdefghij") for _ in range(20 - index)]
-    figure = search_figures.plot_reasons(search_figures.reasons_data(pd.Series(reasons)), proposals=310)
+    figure = figures.plot_reasons(figures.reasons_data(trials_table(refused(*reasons)), {}), proposals=310)
     assert [bar.get_width() for bar in figure.axes[0].patches] == [20, 19, 18, 17, 16, 15, 14 + 13 + 12 + 11]
-    assert [text.get_text() for text in figure.axes[0].texts][12:] == ["4 other kinds of reason", "50"]
+    assert [text.get_text() for text in figure.axes[0].texts][12:] == ["4 other reasons", "50"]
     assert figure.axes[0].get_xlabel() == "infeasible proposals (155 of 310, 50.0 %)"
 
 
 def test_the_share_of_infeasible_proposals_is_said_for_both_halves():
-    rows = [{"state": "PRUNED", "stopped_by": "infeasible", "reason": f"kernel {index} > 3"} for index in range(10)]
-    rows += [{"state": "PRUNED", "stopped_by": "infeasible", "reason": "other"}, *[{"state": "COMPLETE"}] * 13]
-    sentence = search_figures.reasons_sentence(trials_table(rows).iloc[::-1])
+    trials = trials_table([*refused(*["kernel 9 > 3"] * 10, "other"), *[{"state": "COMPLETE"}] * 13]).iloc[::-1]
+    sentence = figures.reasons_sentence(figures.reasons_data(trials, {}), trials)
     assert "11 of 24 proposals (45.8 %)" in sentence and "“kernel 9 > 3” (n = 10)" in sentence
     assert sentence.endswith("Of the first half of the proposals it was 91.7 %, of the second 0.0 %.")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("line\nbreak\x00 ", "line break"), ("日本語 \ud800", "日本語"), ("\u202ea\tb", "a b"), (" ", ""), ("$x$", "$x$")],
-)
-def test_reasons_become_one_line(text, expected):
-    assert search_figures.one_line(text) == expected
-
-
-def test_long_reasons_end_with_an_ellipsis():
-    assert search_figures.shortened("x" * 40, 40) == "x" * 40
-    assert search_figures.shortened("x" * 41, 40) == "x" * 39 + "…"
-    assert search_figures.shortened("x" * 38 + " " + "x" * 9, 40) == "x" * 38 + "…"
-
-
 def test_hostile_reasons_are_drawn_and_the_failed_are_counted():
-    rows = [{"state": "PRUNED", "stopped_by": "infeasible", "reason": reason} for reason in HOSTILE]
-    rows += [{"state": "FAIL", "reason": "worker 1\ndied"}, {"state": "FAIL", "reason": "worker 2\ndied"}]
+    rows = refused(*HOSTILE)
+    rows += [{"state": "FAIL", "reason": "worker\n1 died"}, {"state": "FAIL", "reason": "worker 1\ndied"}]
     rows += [{"state": "FAIL", "reason": reason} for reason in HOSTILE]
     pictures = by_name(results_of(trials_table(rows), epochs_table({}), None, 9))
     svg = to_svg(pictures["infeasible"].figure, "x")
     assert "script" not in svg and "frac" not in svg
     figure = pictures["infeasible"].figure
     assert figure.axes[0].get_window_extent().width > 0.9 * figure.bbox.width  # the long one takes no room
-    # " " and None are one kind, "no reason recorded", as common as the worker that died, and come after it
-    assert (
-        "10 trials failed, most often for a reason like “worker 1 died” (n = 2)."
-        in pictures["learning_curves"].sentence
-    )
+    # " " and None are one, as common as the worker that died, and come after it
+    sentence = pictures["learning_curves"].sentence
+    assert "10 trials failed, most often for the reason “worker 1 died” (n = 2)." in sentence
 
 
 # The pictures of whole searches
@@ -452,9 +428,7 @@ def test_a_search_whose_trials_all_failed_before_an_epoch_says_so():
     pictures = by_name(results_of(trials_table(rows), epochs_table({}), None, 9))
     for name in ("incumbent", "rungs", "cores", "learning_curves"):
         assert "yet" in pictures[name].figure.texts[0].get_text() and " yet" in pictures[name].sentence
-    assert (
-        "3 trials failed, most often for a reason like “out of memory” (n = 3)." in pictures["learning_curves"].sentence
-    )
+    assert "for the reason “out of memory” (n = 3)." in pictures["learning_curves"].sentence
 
 
 def test_a_search_that_has_just_begun_says_so():
@@ -466,11 +440,11 @@ def test_a_search_that_has_just_begun_says_so():
 def test_running_trials_have_no_verdict_where_they_are_and_count_as_busy():
     trials = trials_table([{"state": "RUNNING", "val_accuracy": 0.4}, {"state": "RUNNING"}, {"state": "RUNNING"}])
     epochs = epochs_table({0: [0.2, 0.3, 0.4, 0.4], 1: [0.5]}, {0: [0, 1, 2, 3, 4], 1: [0, 3]})
-    judged = search_figures.judged_data(trials, epochs, [1, 3], 3.0)
+    judged = figures.judged_data(trials, epochs, [1, 3], 3.0)
     assert judged["outcome"].tolist() == ["went on", "no verdict", "went on"]
     pictures = by_name(results_of(trials, epochs, None, 9))
     assert "No trial is COMPLETE yet" in pictures["incumbent"].sentence
-    assert search_figures.slots_data(trials, epochs, [])["ending"].unique().tolist() == ["running"]
+    assert figures.slots_data(trials, epochs, [])["ending"].unique().tolist() == ["running"]
 
 
 def test_a_thousand_trials_are_drawn_in_seconds_and_into_small_files():
@@ -486,8 +460,8 @@ def test_a_thousand_trials_are_drawn_in_seconds_and_into_small_files():
         ending = {9: ("COMPLETE", None)}.get(int(length), ("PRUNED", "asha"))
         row = {"state": ending[0], "stopped_by": ending[1], "val_accuracy": values[-1], "finished_at": at(ends[-1])}
         rows.append({**row, "epochs": length})
-    rows += [{"state": "PRUNED", "stopped_by": "infeasible", "reason": f"kernel {n} > 3"} for n in range(300)]
+    rows += refused(*(f"kernel {n} > 3" for n in range(300)))
     results = results_of(trials_table(rows), epochs_table(curves, minutes), 5, 9)
-    pictures = search_figures.search_pictures(results)
+    pictures = figures.search_pictures(results)
     sizes = {picture.name: len(to_svg(picture.figure, picture.name)) for picture in pictures}
     assert len(sizes) == 5 and max(sizes.values()) < 400_000, sizes
