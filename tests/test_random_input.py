@@ -30,7 +30,7 @@ from optuna.trial import TrialState
 import analysis.__main__
 import run_search
 import search.command_line
-import search.dry_run
+import search.workers.measuring
 import search.workers.tuner  # noqa: F401, here and not by the first example
 from analysis.figures.style import Picture
 from search.config import SearchConfig, parse_config
@@ -156,7 +156,7 @@ def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
         for training in (
             "search.workers.tuner.run_search",
             "search.workers.tuner.run_retraining",
-            "search.dry_run.dry_run",
+            "search.workers.measuring.dry_run",
         ):
             replaced.enter_context(patch(training, reached_training))
         yield

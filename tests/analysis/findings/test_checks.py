@@ -23,8 +23,9 @@ from analysis.findings.checks import Check, checks
 from analysis.reading.files import base_config
 from analysis.reading.results import SearchResults, find_best, load_search
 from analysis.reading.tables import epochs_table, trials_table
-from search.command_line import Plan, parse, plan_search
+from search.command_line import parse
 from search.config import load_config
+from search.plan import Plan, plan_search
 from training.loop import EpochResult
 
 CONFIG = Path(__file__).parents[3] / "configs" / "cifar10.yaml"
