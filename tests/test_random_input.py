@@ -802,7 +802,7 @@ def check_analysis(arguments: list[str], place: Path, draws: bool = False) -> En
     with contextlib.ExitStack() as replaced:
         replaced.enter_context(patch("analysis.evaluating.evaluation.load_data", only_digits(good_data)))
         replaced.enter_context(patch("analysis.evaluating.test_split.load_test", only_digits(good_test)))
-        replaced.enter_context(patch("analysis.__main__.export_model", lambda best, file: 1000))
+        replaced.enter_context(patch("analysis.printing.export_model", lambda best, file: 1000))
         replaced.enter_context(patch("analysis.report.drawn", undrawn))
         for name in PICTURES if not draws else ():
             replaced.enter_context(patch(f"analysis.report.{name}", lambda *_: []))

@@ -14,6 +14,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from analysis.reading.place import CONFIG as CONFIG
+from analysis.reading.place import JOURNAL as JOURNAL
+from analysis.reading.place import AnalysisError as AnalysisError
+from analysis.reading.place import check_directory
 from analysis.reading.tables import Curve
 from search.strict_yaml import parse_yaml
 from training.checkpoint import CheckpointError, newest_checkpoint, read_meta
@@ -21,28 +25,13 @@ from training.config import LARGEST, TrialConfig, validate
 from training.errors import ConfigError
 from training.messages import shown
 
-CONFIG, ENVIRONMENT, JOURNAL = "search.yaml", "environment.json", "study.journal"
+ENVIRONMENT = "environment.json"
 TRIAL_DIRECTORY = re.compile(r"trial_(\d+)_.*")
-
-
-class AnalysisError(Exception):
-    """What cannot be analysed: says what is wrong, and the remedy."""
 
 
 def read_settings(run: Path) -> dict[str, Any]:
     """search.yaml as a mapping. Raises AnalysisError."""
-    try:
-        is_there = run.is_dir()
-    except OSError as error:  # too long a name
-        raise AnalysisError(
-            f"{str(run)[:100]!r} is not a usable path ({error.strerror}). Name a run directory."
-        ) from None
-    if not is_there:
-        raise AnalysisError(f"there is no directory {run}. Name the run directory that the search printed.")
-    if not (run / CONFIG).is_file() or not (run / JOURNAL).is_file():
-        raise AnalysisError(
-            f"{run} is no run directory: it needs {CONFIG} and {JOURNAL}. Name the one a search printed."
-        )
+    check_directory(run)
     try:
         settings = parse_yaml((run / CONFIG).read_bytes())
     except (OSError, ValueError) as error:
