@@ -29,6 +29,12 @@ def describe_params(params: Mapping[str, Any]) -> str:
     return printable(" ".join(words))
 
 
+def describe_difference(trial: FrozenTrial, defaults: Mapping[str, Any]) -> Text:
+    """Where a trial's configuration differs from the defaults, which are trial 0's."""
+    differing = {path: value for path, value in trial.params.items() if defaults.get(path) != value}
+    return Text("the defaults" if trial.number == 0 else describe_params(differing))
+
+
 def describe_ending(trial: FrozenTrial) -> str:
     """`COMPLETE`, `PRUNED by asha`, `FAIL: reason`."""
     if trial.state == TrialState.FAIL:
@@ -53,9 +59,7 @@ def leaderboard(trials: list[FrozenTrial], width: int, rows: int = 10) -> Table:
     table = Table(*columns)
     table.add_column("configuration, where it differs from the defaults", overflow="fold")
     for trial in ranked:
-        differing = {path: value for path, value in trial.params.items() if defaults.get(path) != value}
-        configuration = "the defaults" if trial.number == 0 else describe_params(differing)
-        table.add_row(*(cell(trial) for cell in columns.values()), Text(configuration))
+        table.add_row(*(cell(trial) for cell in columns.values()), describe_difference(trial, defaults))
     return table
 
 
@@ -71,7 +75,6 @@ def summary_table(retraining: Retraining, trials: list[FrozenTrial]) -> Table:
             for trial in trials
             if source_number(trial) == number and trial.state == TrialState.COMPLETE and trial.value is not None
         ]
-        differing = {path: value for path, value in source.params.items() if defaults.get(path) != value}
         table.add_row(
             str(number),
             "-"
@@ -79,7 +82,7 @@ def summary_table(retraining: Retraining, trials: list[FrozenTrial]) -> Table:
             else f"{source.value:.4f} at epoch {max(source.intermediate_values, default=0)}",
             str(len(values)),
             _spread(values),
-            Text("the defaults" if number == 0 else describe_params(differing)),
+            describe_difference(source, defaults),
         )
     return table
 

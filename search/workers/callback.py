@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.progress_reporter import TrialProgressCallback
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -54,8 +54,7 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
         for trial in searcher.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial)
-        view = lambda: draw(self.standing())  # noqa: E731
-        self.live = Live(console=console, get_renderable=view, refresh_per_second=2, transient=True)
+        self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
@@ -123,6 +122,9 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
             self.states[trial.state.name] += 1
         if trial.state == TrialState.COMPLETE and trial.value is not None and is_own(trial):
             self.best = max(self.best or trial, trial, key=lambda each: each.value or 0.0)
+
+    def _draw(self) -> Group:
+        return draw(self.standing())
 
     def standing(self) -> Standing:
         """How the search stands now; also called from the live view's thread."""
