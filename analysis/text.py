@@ -4,6 +4,8 @@ import math
 import shlex
 from typing import Any
 
+from training.messages import compact as compact
+from training.messages import duration as duration
 from training.messages import printable as printable
 from training.messages import shortened
 
@@ -18,26 +20,8 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def compact(number: float) -> str:
-    """`812`, `76.0 k`, `1.2 M`, `3.4 G`."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:.0f}"
 
 
 def shown(value: Any) -> str:

@@ -8,8 +8,14 @@ from statistics import fmean
 import numpy as np
 
 from search.config import SearchConfig
+from search.feasibility import Params, feasible_networks
 from search.record.rungs import Rungs
-from search.workers.tuner import CHECKPOINTS_KEPT, SHUTDOWN_SECONDS
+from training.checkpoint import checkpoint_bytes
+from training.config import TrialConfig
+from training.layers import count_costs
+
+CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
+SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the command: workers, Ray, the leaderboard
 
 # A search lies between one that learns nothing, in which ASHA meets its trials in random order, and one in which every
 # trial trains all epochs: the better the sampler's proposals become, the fewer of them ASHA stops.
@@ -22,6 +28,8 @@ SIMULATED_TRIALS = 300  # at most; more trials behave like these
 EPOCH_OVERHEAD_SECONDS = 0.02  # checkpoint, report and Ray's answer
 TRIAL_OVERHEAD_SECONDS = 0.1  # proposal, and a worker's change to the next trial
 TRIAL_OVERHEAD_BYTES = 40_000  # TensorBoard events, journal, Ray's files
+TRIES = 1000  # proposals
+SIZED = 100  # networks that are only counted
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def expected_epochs(config: SearchConfig, num_trials: int, slots: int) -> Epochs
     trials = [epochs for seed in range(SIMULATIONS) for epochs in simulate_epochs(config, simulated, slots, seed)]
     lowest, least_kept = num_trials * fmean(trials), num_trials * fmean(map(_kept, trials))
     learned = LEARNED_SHARE * max(0.0, 1 - TRIALS_BEFORE_LEARNING / num_trials)
-    if config.sampler.name == "random":
+    if not config.sampler.learns:
         learned = 0.0
     return Epochs(
         lowest,
@@ -124,15 +132,21 @@ def expected_bytes(num_trials: int, checkpoints: float, defaults_bytes: int, sam
     return of_defaults * defaults_bytes + others / drawn * float(np.median(totals)) + small_files
 
 
-def describe_seconds(seconds: float) -> str:
-    """`0.42 s`, `45 s`, `12 min`, `3.2 h`."""
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def sample_networks(config: SearchConfig, num_classes: int, count: int) -> list[tuple[Params, TrialConfig]]:
+    """Up to `count` random feasible points of the space, the same at every call: (params, config)."""
+    return list(islice(feasible_networks(config, num_classes, TRIES), count))
 
 
-def describe_bytes(number: float) -> str:
-    """`0.4 MB`, `35 MB`, `1.2 GB`; powers of ten."""
-    if number >= 1e9:
-        return f"{number / 1e9:.1f} GB"
-    return f"{number / 1e6:.1f} MB" if number < 1e7 else f"{number / 1e6:.0f} MB"
+def feasible_share(config: SearchConfig, num_classes: int, proposals: int) -> float:
+    """The share in [0, 1] of random points of the space that can be trained."""
+    return sum(1 for _ in feasible_networks(config, num_classes, proposals)) / proposals
+
+
+def sizes_of_checkpoints(config: SearchConfig, num_classes: int) -> tuple[int, list[int]]:
+    """Bytes of a checkpoint of trial 0, and of random networks."""
+    networks = [config.base, *(network for _, network in sample_networks(config, num_classes, SIZED))]
+    defaults, *sampled = (
+        checkpoint_bytes(network.optimizer, count_costs(network.model, network.data.image_shape, num_classes)[0])
+        for network in networks
+    )
+    return defaults, sampled

@@ -246,7 +246,8 @@ def test_without_cifar10_the_search_falls_back_to_digits_and_says_so(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import training.data
-    from search.command_line import parse, plan_search
+    from search.command_line import parse
+    from search.plan import plan_search
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training.data, "cifar_is_available", lambda data: False)
@@ -264,10 +265,10 @@ def test_dry_run_shows_space_and_networks_measures_and_writes_nothing(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import run_search
-    import search.dry_run
+    import search.workers.measuring
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(search.dry_run, "SAMPLES", 4)
+    monkeypatch.setattr(search.workers.measuring, "SAMPLES", 4)
     assert run_search.main([*QUICK, "--dry-run", "--num-samples", "20", "--time-budget", "1h"]) == 0
     output = capsys.readouterr().out
     assert output.count("classifier") == 4 and "Trial 0, the defaults" in output and "infeasible" in output
@@ -289,9 +290,8 @@ def test_a_dry_run_comes_within_a_factor_of_two_of_the_search(tmp_path: Path) ->
 
 
 def test_a_dry_runs_table_is_read() -> None:
-    table = (
-        "│ epochs │ about 115 for 30 trials: 76 if │\n│ total time │ about 1.5 h: 35 s to 2 h │\n│ disk │ about 82 MB │"
-    )
+    lines = {"epochs": "about 115 for 30 trials: 76 if", "total time": "about 1 h 30 min: 35 s to 2 h 0 min"}
+    table = "\n".join(f"│ {name} │ {line} │" for name, line in {**lines, "disk": "about 82.0 MB"}.items())
     assert read_dry_run(table) == {"epochs": 115.0, "seconds": 5400.0, "bytes": 82e6}
 
 

@@ -31,8 +31,9 @@ from search.record.endings import Ending, Infeasible, end_infeasible, end_pruned
 from search.record.journal import open_study
 from search.record.run_directory import locked
 from search.record.run_storage import RunStorage
-from search.screen.progress import CURVES, Progress, trial_directory
+from search.screen.tensorboard import CURVES
 from search.workers.bridge import StudySearcher
+from search.workers.callback import Progress, trial_directory
 from search.workers.tuner import unfinished_trials
 
 PROJECT = Path(__file__).parents[1]

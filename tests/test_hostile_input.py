@@ -980,7 +980,8 @@ def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_a
 def test_a_resumed_search_joins_only_a_cluster_that_its_user_names(
     stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.command_line import parse, plan_search, resume_command
+    from search.command_line import parse
+    from search.plan import plan_search, resume_command
 
     settings = yaml.safe_load((stranger.run / "search.yaml").read_text())
     settings["resources"]["address"] = "ray://stranger:10001"

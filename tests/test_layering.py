@@ -13,6 +13,8 @@ FORBIDDEN = {
     "training": {"ray", "optuna", "matplotlib", "pandas", "search", "analysis", "run_search"},
     "search": {"analysis", "matplotlib", "run_search"},
     "search.record": {"ray"},
+    "search.propose": {"ray"},
+    "search.screen": {"ray"},
     "analysis": {"ray", "search", "run_search"},
 }
 # What the analysis may know of the search; none of these imports Ray or torch.
@@ -78,13 +80,41 @@ def test_imports_point_one_way(package: str):
     assert files and offending == {}
 
 
+def answer_of(program: str) -> str:
+    """What a program prints in a process of its own."""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def modules_of(package: str) -> str:
+    files = (ROOT / package.replace(".", "/")).glob("*.py")
+    return ", ".join(".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+
+
 def test_what_the_analysis_may_know_of_the_search_imports_neither_ray_nor_torch():
-    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in (ROOT / "search/record").glob("*.py")]
-    program = (
-        f"import sys, search.config, search.space, {', '.join(modules)}; print({{'ray', 'torch'}} & set(sys.modules))"
-    )
-    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "set()"
+    program = f"import sys, search.config, search.space, {modules_of('search.record')}"
+    assert answer_of(f"{program}; print({{'ray', 'torch'}} & set(sys.modules))") == "set()"
+
+
+def test_what_needs_no_ray_comes_without_it_and_leaves_the_environment_as_it_is():
+    modules = ", ".join(map(modules_of, ("search", "search.propose", "search.screen")))
+    program = f"import os, sys; before = dict(os.environ); import {modules}; print('ray' in sys.modules)"
+    assert answer_of(f"{program}; print(dict(os.environ) == before)") == "False\nTrue"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "code", "heavy"),
+    [
+        ("run_search", ["--help"], 0, {"ray", "torch"}),
+        ("analysis", ["--help"], 0, {"ray", "torch", "pandas", "matplotlib"}),
+        ("analysis", ["nowhere"], 2, {"ray", "torch", "pandas", "matplotlib"}),
+    ],
+)
+def test_what_can_be_answered_at_once_waits_for_no_import(program, arguments, code, heavy):
+    command = [sys.executable, "-X", "importtime", "-m", program, *arguments]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert answer.returncode == code and "argparse" in found and heavy & found == set()
 
 
 def test_run_search_imports_no_analysis():

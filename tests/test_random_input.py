@@ -30,7 +30,7 @@ from optuna.trial import TrialState
 import analysis.__main__
 import run_search
 import search.command_line
-import search.dry_run
+import search.workers.measuring
 import search.workers.tuner  # noqa: F401, here and not by the first example
 from analysis.figures.style import Picture
 from search.config import SearchConfig, parse_config
@@ -156,7 +156,7 @@ def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
         for training in (
             "search.workers.tuner.run_search",
             "search.workers.tuner.run_retraining",
-            "search.dry_run.dry_run",
+            "search.workers.measuring.dry_run",
         ):
             replaced.enter_context(patch(training, reached_training))
         yield
@@ -802,7 +802,7 @@ def check_analysis(arguments: list[str], place: Path, draws: bool = False) -> En
     with contextlib.ExitStack() as replaced:
         replaced.enter_context(patch("analysis.evaluating.evaluation.load_data", only_digits(good_data)))
         replaced.enter_context(patch("analysis.evaluating.test_split.load_test", only_digits(good_test)))
-        replaced.enter_context(patch("analysis.__main__.export_model", lambda best, file: 1000))
+        replaced.enter_context(patch("analysis.printing.export_model", lambda best, file: 1000))
         replaced.enter_context(patch("analysis.report.drawn", undrawn))
         for name in PICTURES if not draws else ():
             replaced.enter_context(patch(f"analysis.report.{name}", lambda *_: []))

@@ -32,3 +32,23 @@ def shortened(text: str, length: int) -> str:
     """A text without its middle if it has more characters."""
     half = length // 2 - 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `48 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def compact(number: float) -> str:
+    """`812`, `76.0 k`, `1.2 M`, `3.4 G`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"

@@ -5,33 +5,18 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from analysis.reading.place import CONFIG, JOURNAL, AnalysisError, check_directory
 from analysis.reading.tables import Curve
 from search.config import SearchConfig, read_yaml, written_config
 from search.record.checkpoints import checkpoint_directories
 from search.record.journal import JournalError, read_trials
-from search.record.run_directory import CONFIG, JOURNAL
 from training.checkpoint import CheckpointError, read_meta
 from training.errors import ConfigError
 
 
-class AnalysisError(Exception):
-    """What cannot be analysed: says what is wrong, and the remedy."""
-
-
 def read_settings(run: Path) -> tuple[SearchConfig, list[str]]:
     """(search.yaml, warnings). Raises AnalysisError."""
-    try:
-        is_there = run.is_dir()
-    except OSError as error:  # too long a name
-        raise AnalysisError(
-            f"{str(run)[:100]!r} is not a usable path ({error.strerror}). Name a run directory."
-        ) from None
-    if not is_there:
-        raise AnalysisError(f"there is no directory {run}. Name the run directory that the search printed.")
-    if not (run / CONFIG).is_file() or not (run / JOURNAL).is_file():
-        raise AnalysisError(
-            f"{run} is no run directory: it needs {CONFIG} and {JOURNAL}. Name the one a search printed."
-        )
+    check_directory(run)
     try:
         settings, unknown = written_config(read_yaml(run / CONFIG))
     except ConfigError as error:

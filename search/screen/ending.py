@@ -1,17 +1,26 @@
 """What a command prints when its search has ended: the leaderboard, and what to do next."""
 
 import shlex
+from dataclasses import dataclass
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.text import Text
 
-from search.command_line import Plan, resume_command, shortest
+from search.plan import Plan, resume_command, shortest
 from search.record.endings import Ending, ending_of, rank_trials
-from search.screen.progress import describe_params, leaderboard
-from search.workers.retraining import summary_table
-from search.workers.tuner import Outcome
+from search.screen.leaderboard import describe_params, leaderboard, summary_table
 from training.messages import printable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended: `gave_up` is the reason where it found no feasible network, `out_of_time` by its budget."""
+
+    trials: list[FrozenTrial]
+    interrupted: bool
+    gave_up: str | None
+    out_of_time: bool
 
 
 def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:

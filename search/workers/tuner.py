@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from search import interruption
 from search.config import SearchConfig
+from search.estimate import CHECKPOINTS_KEPT, SHUTDOWN_SECONDS
 from search.feasibility import check_defaults, first_params
 from search.propose.sampler import build_sampler
 from search.propose.warm_start import warm_start
@@ -26,29 +26,18 @@ from search.record.journal import open_study
 from search.record.run_directory import CONFIG, locked, write_atomically
 from search.record.run_storage import Keeper, RunStorage
 from search.record.storage import StorageError
-from search.screen.progress import Progress, trial_directory
+from search.retraining import Retraining, fixed_config
+from search.screen.ending import Outcome
 from search.workers.asha import build_scheduler
 from search.workers.bridge import LiveTrial, StudySearcher
+from search.workers.callback import Progress, trial_directory
 from search.workers.cluster import Share, workers
 from search.workers.ray_faults import mend_ray
-from search.workers.retraining import Retraining, RetrainingSearcher, fixed_config
+from search.workers.retraining import RetrainingSearcher
 from search.workers.trainable import trainable
 from training.data import TrainData, load_data
 from training.loop import EpochResult
 from training.messages import printable
-
-CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
-SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the command: workers, Ray, the leaderboard
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a search ended: `gave_up` is the reason where it found no feasible network, `out_of_time` by its budget."""
-
-    trials: list[FrozenTrial]
-    interrupted: bool
-    gave_up: str | None
-    out_of_time: bool
 
 
 def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console: Console, started: float) -> Outcome:

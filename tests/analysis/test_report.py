@@ -260,8 +260,9 @@ def test_bad_input_is_exit_code_2_without_a_traceback(arguments, remedy, search_
     assert remedy in captured.err and "Traceback" not in captured.err and captured.err.count("\n") <= 3
 
 
-def test_the_command_takes_the_newest_run(search_run):
-    command = [sys.executable, "-m", "analysis", "--runs-dir", str(search_run.path.parent)]
+def test_the_command_takes_the_newest_run_and_never_imports_ray(search_run):
+    program = "import sys; from analysis.__main__ import main; sys.exit(main() or 'ray' in sys.modules)"
+    command = [sys.executable, "-c", program, "--runs-dir", str(search_run.path.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert (search_run.path / "report" / "index.html").is_file()

@@ -36,8 +36,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.figures.style import INK, drawing, grid, save_png, styled
-from search.command_line import parse, plan_search
+from search.command_line import parse
 from search.config import SearchConfig
+from search.plan import plan_search
 from search.record.run_directory import SearchError
 from training import load_model, load_test
 from training.checkpoint import CheckpointError, read_meta

@@ -16,7 +16,7 @@ from pathlib import Path
 
 RUN_SEARCH = Path(__file__).parents[2] / "run_search.py"
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
-BYTES = {"MB": 1e6, "GB": 1e9}
+BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def expected_and_found(arguments: list[str], place: Path) -> dict[str, tuple[float, float]]:
@@ -33,13 +33,13 @@ def expected_and_found(arguments: list[str], place: Path) -> dict[str, tuple[flo
 def read_dry_run(output: str) -> dict[str, float]:
     """Epochs, seconds and bytes from the table that a dry run prints."""
     epochs = re.search(r"about (\d+) for \d+ trials", output)
-    total = re.search(r"total time\W+about ([\d.]+) (s|min|h)\b", output)
-    disk = re.search(r"disk\W+about ([\d.]+) (MB|GB)\b", output)
+    total = re.search(r"total time\W+about ((?: ?[\d.]+ (?:s|min|h)\b)+)", output)
+    disk = re.search(r"disk\W+about ([\d.]+) (kB|MB|GB)\b", output)
     if not (epochs and total and disk):
         raise ValueError(f"no expected cost in what the dry run printed:\n{output}")
     return {
         "epochs": float(epochs[1]),
-        "seconds": float(total[1]) * SECONDS[total[2]],
+        "seconds": sum(float(n) * SECONDS[unit] for n, unit in re.findall(r"([\d.]+) (\w+)", total[1])),
         "bytes": float(disk[1]) * BYTES[disk[2]],
     }
 

@@ -48,9 +48,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from search.command_line import parse, plan_search
+from search.command_line import parse
 from search.config import SearchConfig
 from search.feasibility import why_infeasible
+from search.plan import plan_search
 from search.workers.cluster import trial_resources
 from training import TrialConfig, load_data, save_checkpoint
 from training.config import DataConfig

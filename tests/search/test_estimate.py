@@ -1,25 +1,19 @@
 """What a search will cost, against values computed by hand."""
 
-import io
-import re
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rich.console import Console
 
 from search.config import SearchConfig, load_config, parse_config
-from search.dry_run import cost_table, feasible_share, sample_networks
 from search.estimate import (
     LEARNED_SHARE,
     Measurement,
     affordable_trials,
-    describe_bytes,
-    describe_seconds,
     expected_bytes,
     expected_epochs,
     expected_seconds,
+    feasible_share,
+    sample_networks,
     simulate_epochs,
 )
 from training import new_state, save_checkpoint
@@ -108,33 +102,4 @@ def test_a_checkpoint_holds_the_weights_and_the_averages_of_its_optimizer(
 def test_the_networks_that_are_measured_are_feasible_and_the_same_each_time() -> None:
     sampled = sample_networks(DIGITS, 10, 5)
     assert len(sampled) == 5 and sampled == sample_networks(DIGITS, 10, 5)
-    assert 0.2 < feasible_share(DIGITS, 10) < 0.8
-
-
-def test_what_a_search_costs_is_said_in_80_columns() -> None:
-    def said(config: SearchConfig, **changes: Any) -> str:
-        console = Console(width=160, file=io.StringIO())
-        console.print(cost_table(config, replace(MEASURED, **changes), 10))
-        text = console.file.getvalue()  # type: ignore[attr-defined]
-        assert all(len(line) <= 80 for line in text.splitlines())
-        return " ".join(re.sub("[│┃]", " ", text).split())
-
-    usual = said(DIGITS, resources={"CPU": 2.0, "GPU": 0.25})
-    assert "2 at a time, 2 CPU and 0.25 GPU each" in usual
-    assert "2 s in the median of 2 random networks, 1 s to 3 s; 4 s for trial 0" in usual
-    assert "for 50 trials: " in usual and "450 if no trial was stopped" in usual
-    assert "63 for 7 trials, as none is stopped" in said(config_with(scheduler="none", num_samples=7))
-    assert "1 of the networks tried: [no] memory" in said(DIGITS, failures=("[no] memory",))
-    short = said(config_with(num_samples=None, time_budget="9s"))
-    assert "about 0 in the time budget of 9s" in short and "10 s of start-up alone" in short and "disk" not in short
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.123, "0.12 s"), (3.04, "3 s"), (45.4, "45 s"), (724, "12 min"), (11_520, "3.2 h")]
-)
-def test_seconds_are_written_with_a_unit_that_fits(seconds: float, words: str) -> None:
-    assert describe_seconds(seconds) == words
-
-
-def test_bytes_are_written_with_a_unit_that_fits() -> None:
-    assert [describe_bytes(n) for n in (4e5, 3.51e7, 1.24e9)] == ["0.4 MB", "35 MB", "1.2 GB"]
+    assert 0.2 < feasible_share(DIGITS, 10, proposals=100) < 0.8

@@ -8,8 +8,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.findings.checks import Check
-from search.command_line import Plan, parse, plan_search
+from search.command_line import parse
 from search.config import load_config
+from search.plan import Plan, plan_search
 from search.record.endings import INFEASIBLE_KEY
 
 CONFIG = Path(__file__).parents[2] / "configs" / "cifar10.yaml"

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from training.costs import count_costs
 
 from analysis import figures, load_search
 from analysis.evaluating.evaluation import evaluate_search
 from training.config import ModelConfig
 from training.data import batch_loader
+from training.layers import count_costs
 from training.model import ConvNet
 
 

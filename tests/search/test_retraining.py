@@ -13,16 +13,16 @@ from search.config import SearchConfig
 from search.record.journal import open_study
 from search.record.run_directory import CONFIG, SearchError, locked
 from search.record.run_storage import RunStorage
-from search.workers.bridge import LiveTrial, trial_seed
-from search.workers.retraining import (
+from search.retraining import (
     Retraining,
-    RetrainingSearcher,
     fixed_config,
     plan_audit,
     plan_confirmation,
     source_number,
-    summary_table,
 )
+from search.screen.leaderboard import summary_table
+from search.workers.bridge import LiveTrial, trial_seed
+from search.workers.retraining import RetrainingSearcher
 
 SGD = {"model.depth": 1, "model.kernel_size.0": 3, "optimizer.name": "sgd", "optimizer.momentum": 0.9}
 

@@ -1,22 +1,80 @@
-"""TensorBoard's table of hyperparameters: a row for every trial from its start on, however it ends.
+"""A trial's events for TensorBoard: its curves, and its row in the table of hyperparameters, however it ends.
 
-Every trial describes all columns, since TensorBoard asks one trial, whichever, for them. Written without
+Events are written as they come: what storage refuses now is tried again with what comes next. SummaryWriter writes in a
+thread of its own, which a full disk ends with a traceback.
+
+Every trial describes all columns of the table, since TensorBoard asks one trial, whichever, for them. Written without
 tensorboard.plugins.hparams.api, which needs TensorFlow, and SummaryWriter.add_hparams, which makes a run of its own.
 """
 
+import contextlib
+import io
+import os
+import socket
 import time
 from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from search.space import SearchSpace, value_at
-from search.workers.bridge import METRIC
 
 OBJECTIVE_CURVE = "accuracy/val"  # the table's metric
+CURVES = {  # fields of an EpochResult, by tag
+    "loss/train": "train_loss",
+    "loss/val": "val_loss",
+    "accuracy/train": "train_accuracy",
+    OBJECTIVE_CURVE: "val_accuracy",
+    "learning_rate": "learning_rate",
+    "epoch_seconds": "epoch_seconds",
+}
+_files = count()
+
+
+class EventFile:
+    """One file of events in a directory, which is made. It is a convenience: no error of storage is raised."""
+
+    def __init__(self, directory: Path) -> None:
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_files)}"
+        self.path = directory / name
+        self.unwritten = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+
+    def add(self, *summaries: Summary, step: int = 0) -> None:
+        """Write summaries of one step."""
+        self.unwritten += [Event(wall_time=time.time(), step=step, summary=summary) for summary in summaries]
+        with contextlib.suppress(OSError):
+            self._write()
+
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write one point of each curve, by tag."""
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.add(Summary(value=points), step=step)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        records = b"".join(map(_record, self.unwritten))
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(records)
+        except OSError:
+            os.truncate(self.path, size)  # half a record would hide all that follow it
+            raise
+        self.unwritten.clear()
+
+
+def _record(event: Event) -> bytes:
+    from tensorboard.summary.writer.record_writer import RecordWriter  # half a second, while workers start
+
+    record = io.BytesIO()
+    RecordWriter(record).write(event.SerializeToString())
+    return record.getvalue()
 
 
 def hparam_values(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +124,7 @@ def _cell(column: api_pb2.HParamInfo, value: Any) -> bool | float | str:
 
 def experiment(columns: list[api_pb2.HParamInfo]) -> Summary:
     """Which columns TensorBoard's table has."""
-    metric = api_pb2.MetricInfo(name=api_pb2.MetricName(tag=OBJECTIVE_CURVE), display_name=METRIC)
+    metric = api_pb2.MetricInfo(name=api_pb2.MetricName(tag=OBJECTIVE_CURVE), display_name=CURVES[OBJECTIVE_CURVE])
     content = api_pb2.Experiment(hparam_infos=columns, metric_infos=[metric])
     return _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=content))
 

@@ -1,0 +1,43 @@
+"""Does what a plan says. Ray and torch, whose imports take seconds, are imported here and beside each other."""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from search.plan import Plan
+
+
+def carry_out(plan: Plan, is_dry: bool, console: Console, started: float) -> int:
+    """Search, or train again, or only say what a search would cost; gives the exit code.
+
+    `started` is the command's start by time.monotonic(). Raises ConfigError, DataError and SearchError before the first
+    trial, and OSError if storage fails.
+    """
+    from search.workers.local_ray import starting_meanwhile
+
+    with starting_meanwhile(plan.config.resources, plan.num_trials):
+        with garbage_left():
+            from search.screen.ending import report_outcome, report_retraining
+            from search.workers.measuring import dry_run
+            from search.workers.tuner import run_retraining, run_search
+
+        if is_dry:
+            dry_run(plan.config, console, started)
+            return 0
+        if plan.retraining is not None:
+            return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
+        return report_outcome(run_search(plan.config, plan.run, plan.resume, console, started), plan, console)
+
+
+@contextlib.contextmanager
+def garbage_left() -> Iterator[None]:
+    """No garbage collection: imports make a million objects, and looking through them is a fifth of their time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

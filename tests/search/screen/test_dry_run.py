@@ -1,0 +1,38 @@
+"""What a dry run says of the cost of a search."""
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.config import SearchConfig, load_config, parse_config
+from search.estimate import Measurement
+from search.screen.dry_run import cost_table
+
+DIGITS = load_config(Path(__file__).parents[3] / "configs" / "digits.yaml")
+MEASURED = Measurement({"CPU": 1.0}, 2, start_up_seconds=10.0, defaults_seconds=4.0, sampled_seconds=(1.0, 3.0))
+
+
+NOTHING_STOPS = {"train": {"epochs": 9}, "scheduler": {"name": "none"}, "search": {"num_samples": 7}}
+NINE_SECONDS = {"search": {"num_samples": None, "time_budget": "9s"}}
+
+
+def test_what_a_search_costs_is_said_in_80_columns() -> None:
+    def said(config: SearchConfig, **changes: Any) -> str:
+        console = Console(width=160, file=io.StringIO())
+        console.print(cost_table(config, replace(MEASURED, **changes), 10))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert all(len(line) <= 80 for line in text.splitlines())
+        return " ".join(re.sub("[│┃]", " ", text).split())
+
+    usual = said(DIGITS, resources={"CPU": 2.0, "GPU": 0.25})
+    assert "2 at a time, 2 CPU and 0.25 GPU each" in usual
+    assert "2 s in the median of 2 random networks, 1 s to 3 s; 4 s for trial 0" in usual
+    assert "for 50 trials: " in usual and "450 if no trial was stopped" in usual
+    assert "63 for 7 trials, as none is stopped" in said(parse_config(NOTHING_STOPS, {}))
+    assert "1 of the networks tried: [no] memory" in said(DIGITS, failures=("[no] memory",))
+    short = said(parse_config(NINE_SECONDS, {}))
+    assert "about 0 in the time budget of 9s" in short and "10 s of start-up alone" in short and "disk" not in short
