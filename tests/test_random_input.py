@@ -43,15 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  
 CONFIGS = {file.stem: file.read_text() for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
 LONGEST_LINE = 2000  # characters of a message
 MEMORY = 4 * 2**30  # bytes that an example may take
-PICTURES = (
-    "search_pictures",
-    "space_pictures",
-    "network_pictures",
-    "prediction_pictures",
-    "confirmation_pictures",
-    "audit_pictures",
-    "write_evaluation",
-)
+PICTURES = tuple(f"{kind}_pictures" for kind in ["search", "space", "network", "prediction", "confirmation", "audit"])
 RUN_FILES = ("environment.json", "search.yaml", "study.journal")
 
 READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_NONBLOCK
@@ -153,12 +145,8 @@ def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
         no_bucket = Mock(from_uri=Mock(side_effect=OSError("no network in this test")))
         replaced.enter_context(patch("search.record.storage.FileSystem", no_bucket))
         replaced.enter_context(patch("training.data.cifar_is_available", lambda _: False))
-        for training in (
-            "search.workers.tuner.run_search",
-            "search.workers.tuner.run_retraining",
-            "search.dry_run.dry_run",
-        ):
-            replaced.enter_context(patch(training, reached_training))
+        for training in ("workers.tuner.run_search", "workers.tuner.run_retraining", "dry_run.dry_run"):
+            replaced.enter_context(patch(f"search.{training}", reached_training))
         yield
 
 
@@ -567,7 +555,7 @@ def check_analysis(arguments: list[str], files: dict[str, bytes], draws: bool = 
         replaced.enter_context(patch("analysis.evaluating.test_split.load_test", only_digits(good_test)))
         replaced.enter_context(patch("analysis.__main__.export_model", lambda best, file: 1000))
         replaced.enter_context(patch("analysis.report.drawn", undrawn))
-        for name in PICTURES if not draws else ():
+        for name in (*PICTURES, "write_evaluation") if not draws else ():
             replaced.enter_context(patch(f"analysis.report.{name}", lambda *_: []))
         ending = end(analysis.__main__.main, arguments, replaced.enter_context(directory(files)))
     if ending.code != 0:
