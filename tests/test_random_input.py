@@ -43,15 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  
 CONFIGS = {file.stem: file.read_text() for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
 LONGEST_LINE = 2000  # characters of a message
 MEMORY = 4 * 2**30  # bytes that an example may take
-PICTURES = (
-    "search_pictures",
-    "space_pictures",
-    "network_pictures",
-    "prediction_pictures",
-    "confirmation_pictures",
-    "audit_pictures",
-    "write_evaluation",
-)
+PICTURES = tuple(f"{kind}_pictures" for kind in ["search", "space", "network", "prediction", "confirmation", "audit"])
 RUN_FILES = ("environment.json", "search.yaml", "study.journal")
 
 READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_NONBLOCK
@@ -153,18 +145,26 @@ def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
         no_bucket = Mock(from_uri=Mock(side_effect=OSError("no network in this test")))
         replaced.enter_context(patch("search.record.storage.FileSystem", no_bucket))
         replaced.enter_context(patch("training.data.cifar_is_available", lambda _: False))
-        for training in (
-            "search.workers.tuner.run_search",
-            "search.workers.tuner.run_retraining",
-            "search.workers.measuring.dry_run",
-        ):
-            replaced.enter_context(patch(training, reached_training))
+        for training in ("workers.tuner.run_search", "workers.tuner.run_retraining", "workers.measuring.dry_run"):
+            replaced.enter_context(patch(f"search.{training}", reached_training))
         yield
 
 
-def check_search(arguments: list[str], place: Path) -> Ending:
+@contextlib.contextmanager
+def directory(files: dict[str, bytes]) -> Iterator[Path]:
+    """A new directory with these files."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name).resolve()
+        for path, content in files.items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_bytes(content)
+        yield place
+
+
+def check_search(arguments: list[str], files: dict[str, bytes]) -> Ending:
     """run_search.py reaches training with a config that can be read back, or ends with 2 and a message."""
-    ending = end(run_search.main, arguments, place)
+    with directory(files) as place:
+        ending = end(run_search.main, arguments, place)
     if ending.config is not None:
         assert parse_config(parse_yaml(ending.config.to_yaml().encode()), {}) == ending.config
     elif ending.code != 0 or not {"--help", "-h"} & set(arguments):
@@ -172,300 +172,159 @@ def check_search(arguments: list[str], place: Path) -> Ending:
     return ending
 
 
-@contextlib.contextmanager
-def directory(files: dict[str, bytes] | None = None) -> Iterator[Path]:
-    """A new directory with these files."""
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name).resolve()
-        for path, content in (files or {}).items():
-            (place / path).parent.mkdir(parents=True, exist_ok=True)
-            (place / path).write_bytes(content)
-        yield place
+def check_config_file(content: bytes) -> Ending:
+    return check_search(["--config", "config.yaml"], {"config.yaml": content})
 
 
 # Random values
 
 HUGE = "0x" + "f" * 5000
 HOSTILE = [  # YAML fragments
-    "!!python/object/apply:os.system ['true']",
-    "!!python/name:os.system",
-    "!!python/tuple [1, 2]",
-    "!!binary x",
-    "!!binary aGVsbG8=",
-    "!!int ''",
-    "!!int '-'",
-    "!!float ''",
-    "!!float x",
-    "!!bool x",
-    "!!null x",
-    "!!timestamp x",
-    "!!set {1, 2}",
-    "!!set {a, b}",
-    "!!omap [a: 1]",
-    "!!pairs [a: 1, a: 2]",
-    "!!str 3",
-    "!!map [1]",
-    "!!seq {a: 1}",
-    "!<tag:x> 1",
-    "!x 1",
-    "2001-02-03",
-    "2001-99-99",
-    "2001-02-03T04:05:06Z",
-    "0001-01-01 00:00:00 +23:59",
-    "0b1111",
-    "0o17",
-    "017",
-    "1_000",
-    "1:30:00",
-    "1" + ":59" * 3000,
-    HUGE,
-    "-" + HUGE,
-    "9" * 5000,
-    "9" * 400,
-    "1.0e+400",
-    "1e3",
-    "-1.0e-400",
-    ".nan",
-    ".inf",
-    "-.inf",
-    "~",
-    "yes",
-    "off",
-    "=",
-    "<<",
-    "{<<: {a: 1}}",
-    "{<<: 3}",
-    "{<<: [{a: 1}, 3]}",
-    "{? [a]: b}",
-    "{? {a: b}: c}",
-    "{1: 2, null: 3, true: 4, 1.5: 5}",
-    "{a: 1, a: 2}",
-    "&a [*a]",
-    "&a {a: *a}",
-    "*unknown",
-    "&a [1, &a 2, *a]",
-    "[" * 900 + "]" * 900,
-    "[" * 20000,
-    "{a: " * 900 + "1" + "}" * 900,
-    '"\\ud800"',
-    '"\\0"',
-    '"\\e[31m"',
-    '"\\u2028"',
-    "'" + "x" * 100_000 + "'",
-    "[" + "1, " * 3000 + "1]",
-    "",
-    "|\n  text",
-    "- 1\n- 2",
-    "%YAML 1.2\n---\n1",
-    "---\n1\n---\n2",
-    "\t1",
-    "@x",
-    "`x",
-    "{",
-    "]",
-    "a: b: c",
-]
-BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{there}: &{there} [{', '.join([f'*{here}'] * 9)}]\n" for here, there in zip("abcdefgh", "bcdefghi", strict=True)
-)
-MERGE_BOMB = "a: &a {x: 1, y: 2}\n" + "".join(
-    f"{there}: &{there} {{<<: [{', '.join([f'*{here}'] * 9)}]}}\n"
-    for here, there in zip("abcdefgh", "bcdefghi", strict=True)
-)
+    "!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!python/tuple [1, 2]", "!!binary x",
+    "!!int ''", "!!float x", "!!bool x", "!!timestamp x", "!!set {1, 2}", "!!omap [a: 1]", "!!map [1]", "!x 1",
+    "2001-02-03", "2001-99-99", "0001-01-01 00:00:00 +23:59", "017", "1:30:00", "1" + ":59" * 3000, "-" + HUGE,
+    "9" * 400, "1.0e+400", "1e3", ".nan", "-.inf", "~", "off", "=", "<<", "{<<: {a: 1}}", "{<<: [{a: 1}, 3]}",
+    "{? [a]: b}", "{? {a: b}: c}", "{1: 2, null: 3, 1.5: 5}", "{a: 1, a: 2}", "&a [*a]", "&a {a: *a}", "*unknown",
+    "[" * 900 + "]" * 900, "[" * 20000, "{a: " * 900 + "1" + "}" * 900, '"\\ud800"', '"\\0"', '"\\e[31m"',
+    '"\\u2028"', "'" + "x" * 100_000 + "'", "[" + "1, " * 3000 + "1]", "", "|\n  text", "- 1\n- 2",
+    "%YAML 1.2\n---\n1", "---\n1\n---\n2", "\t1", "@x", "{", "]", "a: b: c",
+]  # fmt: skip
 BOUNDARIES: list[Any] = [
-    0, 1, 2, 3, -1, 4, 50, 51, 255, 512, 513, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 10**9, 10**30, 10**400,
-    0.0, -0.0, 0.1, 0.5, 1.0, 1.5, 4.0, -0.5, 1e-320, 1e308, 1e-12, 0.9999999999999999,
-    float("inf"), float("-inf"), float("nan"), True, False, None, "", " ", "none", "null", "same", "valid", "max",
-    "sgd", "adam", "digits", "cifar10", "folder:", "folder:x", "folder:~nobody", "30m", "1s", "0s", "1e9h", "99999999d",
-    "x" * 5000, "\u0663", "²", "\x7f", "é" * 50, [], [[]], [1], [3, 5], [3, 3, 3, 3], [0.1, 0.5], [1, 10**12], [5, 1],
-    {}, {"a": 1}, {"int": [1, 3]}, {"choice": [3, 5], "per_layer": True}, {"float": [0.1, 0.5], "log": True},
+    0, 1, 2, -1, 51, 255, 513, 2**32, 2**63 - 1, 2**63, 10**9, 10**400, -0.0, 0.1, 0.5, 1.5, 1e-320, 1e308, 1e-12,
+    float("inf"), float("nan"), True, None, "", " ", "none", "same", "valid", "max", "sgd", "digits", "cifar10",
+    "folder:x", "folder:~nobody", "30m", "0s", "1e9h", "x" * 5000, "\u0663", "²", "\x7f", "é" * 50, [], [[]], [1],
+    [3, 5], [3, 3, 3, 3], [0.1, 0.5], [1, 10**12], [5, 1], {}, {"a": 1}, {"int": [1, 3]},
+    {"choice": [3, 5], "per_layer": True},
 ]  # fmt: skip
 PATHS = [*config_paths(SearchConfig), "space"]
 TRIAL_PATHS = list(config_paths(TrialConfig))
-FIELDS = ["int", "float", "choice", "step", "log", "per_layer", "when"]
-
-
-def is_key(value: Any) -> bool:
-    return not isinstance(value, list | dict)
-
 
 characters = st.characters(exclude_categories=())  # surrogates, as arguments that are not UTF-8 hold, and NUL too
-words = st.one_of(
-    st.text(characters, max_size=12), st.sampled_from(["model", "space", "0", "a.b", ".", "..", "x" * 300])
-)
+words = st.text(characters, max_size=12) | st.sampled_from(["model", "space", "0", "a.b", ".", "..", "x" * 300])
 paths = st.one_of(
     st.sampled_from(PATHS),
     st.sampled_from(TRIAL_PATHS).map("space.{}".format),
-    st.sampled_from(
-        ["model.kernel_size.0", "model.width." + "9" * 5000, "space.", ".", "model", "model.", "", "x" * 9000]
-    ),
+    st.sampled_from(["model.kernel_size.0", "model.width." + "9" * 5000, "space.", ".", "model.", "", "x" * 9000]),
     words,
 )
-scalars = st.one_of(
-    st.sampled_from(BOUNDARIES),
-    st.integers(),
-    st.integers(1, 12),
-    st.floats(),
-    st.floats(0, 1),
-    st.text(max_size=8),
-    st.booleans(),
-    st.none(),
-    st.dates(),
-    st.datetimes(),
-    st.binary(max_size=8),
-)
+keys = st.text(max_size=6) | st.integers(0, 9) | st.floats() | st.none() | st.dates()
 values = st.recursive(
-    scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.dictionaries(st.one_of(st.text(max_size=6), scalars.filter(is_key)), inner, max_size=4),
-    ),
+    st.one_of(st.sampled_from(BOUNDARIES), keys, st.floats(0, 1), st.datetimes(), st.binary(max_size=8)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=8,
 )
-
-
-numbers = st.one_of(
-    st.integers(-2, 12), st.sampled_from([0.1, 0.5, 1e-5, 1e9, 2**40, 0.0, 1e-320, 1e300]), st.floats(0, 1)
-)
+numbers = st.integers(-2, 12) | st.sampled_from([0.1, 0.5, 1e-5, 1e9, 2**40, 0.0, 1e-320, 1e300]) | st.floats(0, 1)
 choices = st.sampled_from(
-    [
-        1,
-        2,
-        3,
-        4,
-        5,
-        16,
-        64,
-        0.0,
-        0.5,
-        True,
-        False,
-        "sgd",
-        "adam",
-        "max",
-        "none",
-        "same",
-        "valid",
-        "relu",
-        "gelu",
-        "average",
-    ]
+    [1, 2, 3, 5, 64, 0.0, 0.5, True, False, "sgd", "adam", "max", "none", "same", "valid", "relu", "average"]
 )
-entries = st.one_of(
-    st.fixed_dictionaries({"int": st.lists(st.integers(-1, 70), min_size=2, max_size=2).map(sorted)}),
-    st.fixed_dictionaries({"float": st.lists(numbers, min_size=2, max_size=2).map(sorted)}),
-    st.fixed_dictionaries({"choice": st.lists(choices, min_size=1, max_size=4)}),
-    st.fixed_dictionaries({"int": st.lists(numbers, min_size=2, max_size=2)}),
-).flatmap(
-    lambda entry: st.fixed_dictionaries(
-        {name: st.just(value) for name, value in entry.items()},
-        optional={
-            "step": numbers,
-            "log": st.booleans(),
-            "per_layer": st.booleans(),
-            "when": st.dictionaries(
-                st.sampled_from(TRIAL_PATHS), st.one_of(choices, st.lists(choices, max_size=2)), max_size=2
-            ),
-            "x": values,
-        },
-    )
+conditions = st.dictionaries(st.sampled_from(TRIAL_PATHS), choices | st.lists(choices, max_size=2), max_size=2)
+entries = st.builds(
+    dict.__or__,
+    st.one_of(
+        st.lists(st.integers(-1, 70), min_size=2, max_size=2).map(lambda pair: {"int": sorted(pair)}),
+        st.lists(numbers, min_size=2, max_size=2).map(lambda pair: {"float": sorted(pair)}),
+        st.lists(choices, min_size=1, max_size=4).map(lambda values: {"choice": values}),
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={"step": numbers, "log": st.booleans(), "per_layer": st.booleans(), "when": conditions, "x": values},
+    ),
 )
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """YAML to be written as it is, where a value stands."""
-
-    text: str
-
-
-fragments = st.sampled_from(HOSTILE).map(Fragment)
 
 
 def dump(document: Any) -> str:
-    """YAML of a document with fragments in it."""
-    placed: list[str] = []
+    return yaml.dump(document, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Fragment):
-            placed.append(value.text)
-            return f"@{len(placed) - 1}@"
-        if isinstance(value, dict):
-            return {key: plain(part) for key, part in value.items()}
-        return [plain(part) for part in value] if isinstance(value, list) else value
 
-    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True}
-    try:
-        text = yaml.dump(plain(document), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), **options)
-    except UnicodeEncodeError:  # which libyaml's, ten times as fast, cannot write
-        placed.clear()
-        text = yaml.dump(plain(document), Dumper=yaml.SafeDumper, **options)
-    for index, fragment in enumerate(placed):
-        text = text.replace(f"'@{index}@'", fragment)
-    return text
+def encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything in a JSON value."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*path, key)
+        yield from places_in(part, (*path, key))
+
+
+def changed(draw: st.DrawFn, document: Any, new: st.SearchStrategy[Any], names: st.SearchStrategy[str]) -> Any:
+    """A document with something in it replaced, taken out or put in."""
+    found = list(places_in(document))
+    if not found:
+        return draw(new)
+    *path, last = draw(st.sampled_from(found))
+    holder = document
+    for key in path:
+        holder = holder[key]
+    kind = draw(st.sampled_from(["replace", "replace", "replace", "out", "in"]))
+    if kind == "replace":
+        holder[last] = draw(new)
+    elif kind == "out":
+        del holder[last]
+    elif isinstance(holder, dict):
+        holder[draw(names)] = draw(new)
+    else:
+        holder.append(draw(new))
+    return document
+
+
+def edited(draw: st.DrawFn, text: str, new: st.SearchStrategy[str], change: Callable[[str], str]) -> str:
+    """A text with lines changed, taken out, repeated and put in, or cut off within one."""
+    lines = text.splitlines()
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.integers(0, max(0, len(lines) - 1)))
+        line = lines[place] if lines else ""
+        kind = draw(st.sampled_from(["change", "change", "change", "change", "out", "twice", "cut", "in"]))
+        if kind == "cut":
+            lines[place:] = [line[: draw(st.integers(0, len(line)))]]
+        else:
+            lines[place : place + 1] = {
+                "change": lambda line: [change(line)],
+                "out": lambda _: [],
+                "twice": lambda line: [line, line],
+                "in": lambda line: [draw(new), line],
+            }[kind](line)
+    return "\n".join(lines)
 
 
 @st.composite
-def nearly_valid(draw: st.DrawFn) -> str:
+def changed_configs(draw: st.DrawFn) -> str:
     """A config of configs/ with some values, keys, entries and conditions replaced."""
     document = parse_yaml(draw(st.sampled_from(sorted(CONFIGS.values()))))
+    new = choices | numbers | st.integers(1, 9) | values | st.lists(choices, max_size=5)
     for _ in range(draw(st.integers(0, 3))):
-        kind = draw(
-            st.sampled_from(["field", "field", "entry", "entry", "part", "section", "remove", "first", "depth"])
-        )
-        new = draw(st.one_of(choices, numbers, st.integers(1, 9), values, st.sampled_from(BOUNDARIES), fragments))
-        space = document["space"] if isinstance(document.get("space"), dict) else {}
-        if kind == "field":
-            section, _, field = draw(st.sampled_from(PATHS)).partition(".")
-            if isinstance(document.setdefault(section, {}), dict):
-                document[section][field or "space"] = new
-        elif kind == "entry":
-            space[draw(st.sampled_from(TRIAL_PATHS) | words)] = draw(entries | st.just(new))
-        elif kind == "part" and space:
-            entry = space[draw(st.sampled_from(list(space)))]
-            if isinstance(entry, dict):
-                entry[draw(st.sampled_from(FIELDS))] = new
-        elif kind == "section":
-            document[draw(st.sampled_from(list(document)) | words)] = new
-        elif kind == "remove":
-            document.pop(draw(st.sampled_from(list(document))))
+        kind = draw(st.sampled_from(["field", "entry", "first", "anything"]))
+        path = draw(st.sampled_from(PATHS[:-1]))
+        section, _, field = path.partition(".")
+        if kind == "field" and isinstance(document.setdefault(section, {}), dict):
+            document[section][field] = draw(new)
+        elif kind == "entry" and isinstance(document.get("space"), dict):
+            document["space"][draw(st.sampled_from(TRIAL_PATHS) | words)] = draw(entries | new)
         elif kind == "first" and isinstance(document.get("search"), dict):
             document["search"]["first"] = [draw(st.dictionaries(paths, values, max_size=2))]
-        elif isinstance(document.get("model"), dict):  # per layer
-            field = draw(st.sampled_from(["width", "kernel_size", "stride", "padding", "pooling"]))
-            document["model"][field] = draw(st.lists(choices, max_size=5))
+        else:
+            document = changed(draw, document, new, words)
     return dump(document)
 
 
 @st.composite
-def edited(draw: st.DrawFn) -> str:
-    """The text of a config of configs/ with lines taken out, repeated, cut and put in."""
-    lines = draw(st.sampled_from(sorted(CONFIGS.values()))).splitlines()
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, max(0, len(lines) - 1)))
-        kind = draw(st.sampled_from(["out", "twice", "cut", "in", "indent", "value"]))
-        line = lines[place] if lines else ""
-        if kind == "out":
-            lines[place : place + 1] = []
-        elif kind == "twice":
-            lines[place:place] = [line]
-        elif kind == "cut":
-            lines[place : place + 1] = [line[: draw(st.integers(0, max(0, len(line))))]]
-        elif kind == "in":
-            lines[place:place] = [draw(st.text(max_size=10) | st.sampled_from(HOSTILE))]
-        elif kind == "indent":
-            lines[place : place + 1] = [" " * draw(st.integers(0, 4)) + line]
-        else:
-            lines[place : place + 1] = [f"{line.partition(':')[0]}: {draw(st.sampled_from(HOSTILE))}"]
-    return "\n".join(lines)
+def edited_configs(draw: st.DrawFn) -> str:
+    """The text of a config of configs/ with hostile lines in it."""
+
+    def change(line: str) -> str:
+        indented = " " * draw(st.integers(0, 4)) + line
+        return draw(st.sampled_from([indented, f"{line.partition(':')[0]}: {draw(st.sampled_from(HOSTILE))}"]))
+
+    text = draw(st.sampled_from(sorted(CONFIGS.values())))
+    return edited(draw, text, st.text(max_size=10) | st.sampled_from(HOSTILE), change)
 
 
 config_files = st.one_of(
-    nearly_valid().map(encode := lambda text: text.encode("utf-8", "surrogatepass")),
-    nearly_valid().map(encode),
-    nearly_valid().map(encode),
-    edited().map(encode),
-    st.dictionaries(st.sampled_from([*SearchConfig.model_fields, "x"]), values | fragments).map(dump).map(encode),
+    changed_configs().map(encode),
+    changed_configs().map(encode),
+    edited_configs().map(encode),
+    st.dictionaries(st.sampled_from([*SearchConfig.model_fields, "x"]), values).map(dump).map(encode),
     values.map(dump).map(encode),
     st.sampled_from(HOSTILE).map(encode),
     st.binary(max_size=60),
@@ -481,62 +340,54 @@ PLACES = [
     "runs//good/",
 ]  # fmt: skip
 PLAUSIBLE = [
-    "0", "1", "3", "-1", "1.5", "1e3", "nan", "inf", "-inf", "9" * 400, "9" * 5000, "30m", "0s", "1e9s", "1.5h", "auto",
-    "none", "asha", "tpe", "gp", "random", "digits", "cifar10", "cifar100", "127.0.0.1:6379", "ray://x:1", "local",
-    "\u0663",
+    "0", "1", "3", "-1", "0.5", "1e3", "nan", "-inf", "9" * 400, "9" * 5000, "30m", "0s", "1e9s", "auto", "none",
+    "asha", "tpe", "gp", "digits", "cifar10", "127.0.0.1:6379", "ray://x:1", "local", "name", "\u0663",
 ]  # fmt: skip
 DEVICES = ["cpu", "cuda:99", "meta", "mps", "xla", "cpu:7", "", "x", "\0", "privateuseone", "hpu", "-1", "9" * 30, "é"]
 EXPORTS = ["x.pt2", "missing/x.pt2", "directory", "x", ".pt2", "a\0.pt2", "x" * 300 + ".pt2", "\udcff.pt2"]
-plausible = st.one_of(
-    st.sampled_from(PLAUSIBLE),
-    st.sampled_from(PLACES),
-    st.integers().map(str),
-    st.floats().map(str),
-    words,
-)
-assignments = st.one_of(
-    st.builds("{}={}".format, paths, st.one_of(st.sampled_from(HOSTILE), values.map(dump), words, plausible)),
-    st.builds("space.{}={}".format, st.sampled_from(TRIAL_PATHS), entries.map(dump)),
-    words,
-    st.just(""),
-    st.just("="),
-)
-place_flags = [
-    "--resume",
-    "--warm-start",
-    "--confirm",
-    "--audit",
-    "--runs-dir",
-    "--storage-path",
-    "--data-dir",
-    "--config",
-]
+place_flags = ["--resume", "--warm-start", "--confirm", "--audit", "--runs-dir", "--storage-path", "--data-dir"]
 value_flags = [
     "--num-samples", "--time-budget", "--dataset", "--seed", "--sampler", "--scheduler", "--name", "--cpus-per-trial",
     "--gpus-per-trial", "--max-concurrent", "--address", "--top", "--seeds", "--trials",
 ]  # fmt: skip
+plausible = st.one_of(
+    st.sampled_from(PLAUSIBLE), st.sampled_from(PLACES), st.integers().map(str), st.floats().map(str), words
+)
+assignments = st.one_of(
+    st.builds("{}={}".format, paths, st.sampled_from(HOSTILE) | values.map(dump) | plausible),
+    st.builds("space.{}={}".format, st.sampled_from(TRIAL_PATHS), entries.map(dump)),
+    words,
+)
+flags = st.sampled_from([*place_flags, *value_flags, "--config"])
 options = st.one_of(
-    st.tuples(st.sampled_from(place_flags), st.sampled_from([*PLACES, "config.yaml", "config.yaml"])),
-    st.tuples(st.sampled_from(place_flags), st.sampled_from(["runs/good", "runs/random"])),
+    st.tuples(st.sampled_from([*place_flags, "--config"]), st.sampled_from([*PLACES, "runs/random", "config.yaml"])),
     st.tuples(st.sampled_from(value_flags), plausible),
-    st.tuples(st.sampled_from(value_flags), st.sampled_from(["1", "3", "0.5", "digits", "20m", "tpe", "none", "name"])),
-    st.tuples(st.just("--set"), assignments),
     st.tuples(st.just("--set"), assignments),
     st.sampled_from([("--dry-run",), ("--dataset", "digits"), ("--help",), ("--config", "config.yaml")]),
-    st.builds("{}={}".format, st.sampled_from(place_flags + value_flags), plausible).map(lambda word: (word,)),
-    st.tuples(words),
-    st.tuples(st.sampled_from(place_flags + value_flags)),
+    st.builds("{}={}".format, flags, plausible).map(lambda word: (word,)),
+    st.tuples(words | flags),
 )
-beginnings = st.sampled_from(
-    [[], [], [], ["--dataset", "digits"], ["--config", "config.yaml"], ["--dry-run"], ["--resume", "runs/random"],
-     ["--confirm", "runs/random"], ["--audit", "runs/random"], ["--warm-start", "runs/random"],
-     ["--warm-start", "runs/random", "runs/good", "--dataset", "digits"], ["--resume", "runs/good"],
-     ["--audit", "runs/good"], ["--confirm", "runs/good"], ["--resume", "runs/random", "--config", "config.yaml"]]
-)  # fmt: skip
+BEGINNINGS = [
+    "", "", "--dataset digits", "--config config.yaml", "--dry-run", "--resume runs/random", "--resume runs/good",
+    "--confirm runs/random", "--confirm runs/good", "--audit runs/random", "--audit runs/good",
+    "--warm-start runs/random runs/good --dataset digits", "--resume runs/random --config config.yaml",
+]  # fmt: skip
 command_lines = st.builds(
+    lambda first, parts: [*first.split(), *(word for part in parts for word in part)],
+    st.sampled_from(BEGINNINGS),
+    st.lists(options, max_size=4),
+)
+analysis_options = st.one_of(
+    st.sampled_from([("runs/random",), ("--runs-dir", "runs"), ("--device", "cpu")]),
+    st.tuples(st.sampled_from(["--runs-dir", "--data-dir", "--predict"]), st.sampled_from(PLACES)),
+    st.tuples(st.just("--device"), st.sampled_from(DEVICES)),
+    st.tuples(st.just("--export"), st.sampled_from(EXPORTS)),
+    st.tuples(words | st.sampled_from(PLACES)),
+)
+analysis_lines = st.builds(
     lambda first, parts: [*first, *(word for part in parts for word in part)],
-    beginnings,
-    st.lists(options, max_size=4) | st.just([]),
+    st.sampled_from([["runs/random"], ["runs/random"], []]),
+    st.just([]) | st.lists(analysis_options, max_size=3),
 )
 
 # Random run directories
@@ -558,15 +409,13 @@ def good_run() -> dict[str, bytes]:
     }
     config = parse_config(sections, {})
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with directory() as place:
+    with directory({}) as place:
         storage = JournalStorage(JournalFileBackend(str(place / "study.journal")))
-        study = optuna.create_study(
-            storage=storage, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
-        )
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
         study.enqueue_trial(config.search_space.default_params())
-        for number, state in enumerate(
-            [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL, None]
-        ):
+        states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL, None]
+        for number, state in enumerate(states):
             trial = study.ask()
             params = config.search_space.suggest(trial)
             trial.set_user_attr("num_params", 100 + number)
@@ -580,10 +429,9 @@ def good_run() -> dict[str, bytes]:
             training = new_state(config.base.override(params), data)
             for result in train(training, data):
                 trial.report(result.val_accuracy, result.epoch)
+                checkpoint = place / f"trial_{number:04d}_a1b2c" / f"checkpoint_{result.epoch:06d}"
                 if number != 4:
-                    save_checkpoint(
-                        training, place / f"trial_{number:04d}_a1b2c" / f"checkpoint_{result.epoch:06d}", number
-                    )
+                    save_checkpoint(training, checkpoint, number)
                 if number == 1:
                     trial.set_user_attr("stopped_by", "asha")
                     break
@@ -591,20 +439,12 @@ def good_run() -> dict[str, bytes]:
                 values = [training.results[-1].val_accuracy] if state == TrialState.COMPLETE else None
                 study.tell(trial, values, state)
         (place / "search.yaml").write_text(config.to_yaml())
-        (place / "environment.json").write_text(
-            json.dumps([{"command": "x", "versions": {"torch": "2"}, "hardware": {}}])
-        )
+        start = {"command": "x", "versions": {"torch": "2"}, "hardware": {}}
+        (place / "environment.json").write_text(json.dumps([start]))
         return {str(file.relative_to(place)): file.read_bytes() for file in sorted(place.rglob("*")) if file.is_file()}
 
 
-@cache
-def good_data(config: DataConfig) -> Any:
-    return load_data(config)
-
-
-@cache
-def good_test(config: DataConfig) -> Any:
-    return load_test(config)
+good_data, good_test = cache(load_data), cache(load_test)
 
 
 def only_digits(load: Callable[[DataConfig], Any]) -> Callable[[DataConfig], Any]:
@@ -618,111 +458,42 @@ def only_digits(load: Callable[[DataConfig], Any]) -> Callable[[DataConfig], Any
     return loaded
 
 
+JSON_PARTS = [
+    0, 1, -1, 5, 10**30, 1e308, float("nan"), float("inf"), "", "x", "asha", "infeasible", "diverged", None, True, [],
+    {}, [1], "\ud800", "2001-01-01T00:00:00", "9" * 5000,
+]  # fmt: skip
 json_values = st.recursive(
-    st.one_of(
-        st.sampled_from(
-            [
-                0,
-                1,
-                -1,
-                2,
-                5,
-                10**30,
-                1e308,
-                float("nan"),
-                float("inf"),
-                "",
-                "x",
-                "asha",
-                "infeasible",
-                "diverged",
-                None,
-                True,
-                [],
-                {},
-                [1],
-                "\ud800",
-                "2001-01-01T00:00:00",
-                "9" * 5000,
-            ]
-        ),
-        st.integers(-5, 20),
-        st.floats(),
-        st.text(max_size=6),
-    ),
+    st.sampled_from(JSON_PARTS) | st.integers(-5, 20) | st.floats() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
     max_leaves=4,
 )
-
-
-def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of everything in a JSON value."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        yield (*path, key)
-        yield from places_in(part, (*path, key))
-
-
-def changed(draw: st.DrawFn, document: Any) -> Any:
-    """A JSON value with something in it replaced, taken out or put in."""
-    found = list(places_in(document))
-    if not found:
-        return draw(json_values)
-    *path, last = draw(st.sampled_from(found))
-    holder = document
-    for key in path:
-        holder = holder[key]
-    kind = draw(st.sampled_from(["replace", "replace", "replace", "out", "in"]))
-    if kind == "replace":
-        holder[last] = draw(json_values)
-    elif kind == "out":
-        del holder[last]
-    elif isinstance(holder, dict):
-        holder[draw(st.text(max_size=5) | st.sampled_from(["source", "source_number", "stopped_by", "reason"]))] = draw(
-            json_values
-        )
-    else:
-        holder.append(draw(json_values))
-    return document
+json_names = st.text(max_size=5) | st.sampled_from(["source", "source_number", "stopped_by", "reason"])
+other_files = st.binary(max_size=40) | json_values.map(json.dumps).map(encode)
 
 
 @st.composite
 def journals(draw: st.DrawFn) -> bytes:
     """A study's journal with lines changed, taken out, repeated, cut and put in, or random bytes."""
+
+    def change(line: str) -> str:
+        try:
+            return json.dumps(changed(draw, json.loads(line), json_values, json_names))
+        except ValueError:  # one that was cut or put in
+            return line
+
     if draw(st.integers(0, 9)) == 0:
-        return draw(st.binary(max_size=60))
-    lines = good_run()["study.journal"].decode().splitlines()
-    for _ in range(draw(st.integers(0, 4))):
-        place = draw(st.integers(0, max(0, len(lines) - 1)))
-        kind = draw(st.sampled_from(["change", "change", "change", "change", "out", "twice", "cut", "in"]))
-        line = lines[place] if lines else ""
-        if kind == "change":
-            with contextlib.suppress(ValueError):
-                lines[place : place + 1] = [json.dumps(changed(draw, json.loads(line)))]
-        elif kind == "out":
-            lines[place : place + 1] = []
-        elif kind == "twice":
-            lines[place:place] = [line]
-        elif kind == "cut":
-            lines[place:] = [line[: draw(st.integers(0, max(0, len(line))))]]
-        else:
-            lines[place:place] = [
-                draw(st.text(max_size=10).filter(lambda text: "\n" not in text) | json_values.map(json.dumps))
-            ]
-    end = "" if draw(st.integers(0, 9)) == 0 else "\n"
-    return ("\n".join(lines) + end).encode("utf-8", "surrogatepass")
+        return draw(other_files)
+    new = st.text(max_size=10).filter(lambda text: "\n" not in text) | json_values.map(json.dumps)
+    text = edited(draw, good_run()["study.journal"].decode(), new, change)
+    return encode(text + draw(st.sampled_from(["\n", "\n", "\n", ""])))
 
 
 @st.composite
 def settings_files(draw: st.DrawFn) -> bytes:
     """search.yaml of the run directory with something replaced, or any config file."""
-    kind = draw(st.integers(0, 5))
-    if kind == 0:
+    if draw(st.integers(0, 3)) == 0:
         return draw(config_files)
-    document = parse_yaml(good_run()["search.yaml"])
-    if kind > 2:
-        document = changed(draw, document)
-    return yaml.dump(document, sort_keys=False, Dumper=yaml.SafeDumper).encode()
+    return encode(dump(changed(draw, parse_yaml(good_run()["search.yaml"]), json_values, json_names)))
 
 
 @st.composite
@@ -733,24 +504,22 @@ def run_files(draw: st.DrawFn, only_files: bool = False) -> dict[str, bytes]:
         files["search.yaml"] = draw(settings_files())
     if draw(st.integers(0, 3)):
         files["study.journal"] = draw(journals())
-    for name in sorted(files):
-        if name.endswith("meta.json") or name == "environment.json":
-            kind = draw(st.integers(0, 7))
-            if kind == 0:
-                files[name] = draw(st.binary(max_size=40) | json_values.map(json.dumps).map(encode))
-            elif kind < 3:
-                files[name] = json.dumps(changed(draw, json.loads(files[name]))).encode()
-            elif kind == 3:
-                del files[name]
-        elif name.endswith(".pt") and draw(st.integers(0, 15)) == 0:
-            files[name] = draw(st.binary(max_size=40))
+    for name in sorted(files.keys() - {"search.yaml", "study.journal"}):
+        kind = draw(st.integers(0, 15))
+        if kind == 0:
+            files[name] = draw(other_files)
+        elif kind == 1:
+            del files[name]
+        elif kind < 6 and name == "environment.json":
+            environment = changed(draw, json.loads(files[name]), json_values, json_names)
+            files[name] = json.dumps(environment).encode()
     for kind in ("confirm", "audit") if not only_files else ():
         if draw(st.integers(0, 3)) == 0:
             files[f"{kind}/search.yaml"] = draw(settings_files())
             files[f"{kind}/study.journal"] = draw(journals())
     for name in ("test_openings.json", "test_metrics.json", "predictions-0.npz"):
         if not only_files and draw(st.integers(0, 9)) == 0:
-            files[f"report/{name}"] = draw(st.binary(max_size=40) | json_values.map(json.dumps).map(encode))
+            files[f"report/{name}"] = draw(other_files)
     return files
 
 
@@ -762,10 +531,9 @@ def lines_and_files(draw: st.DrawFn, lines: st.SearchStrategy[list[str]]) -> tup
     named = " ".join(arguments)
     if "runs" in named or "random" in named:
         only_files = "--audit" not in named and lines is command_lines  # directories take time to make
-        random = draw(run_files(only_files))
-        files |= {f"runs/random/{name}": content for name, content in random.items()}
+        files |= {f"runs/random/{name}": content for name, content in draw(run_files(only_files)).items()}
     if "good" in named:
-        good = good_run() if "--audit" in named else {name: good_run()[name] for name in RUN_FILES}
+        good = {name: content for name, content in good_run().items() if "--audit" in named or name in RUN_FILES}
         files |= {f"runs/good/{name}": content for name, content in good.items()}
     if "nojournal" in named:
         files["runs/nojournal/search.yaml"] = good_run()["search.yaml"]
@@ -774,24 +542,7 @@ def lines_and_files(draw: st.DrawFn, lines: st.SearchStrategy[list[str]]) -> tup
     return arguments, files
 
 
-analysis_words = st.one_of(
-    st.sampled_from([("runs/random",), ("--runs-dir", "runs"), ("--device", "cpu")]),
-    st.tuples(st.sampled_from(PLACES)),
-    st.tuples(st.just("--runs-dir"), st.sampled_from(PLACES)),
-    st.tuples(st.just("--data-dir"), st.sampled_from(PLACES)),
-    st.tuples(st.just("--device"), st.sampled_from(DEVICES)),
-    st.tuples(st.just("--predict"), st.sampled_from([*PLACES, "picture.png"])),
-    st.tuples(st.just("--export"), st.sampled_from(EXPORTS)),
-    st.tuples(words),
-)
-analysis_lines = st.one_of(
-    st.just(["runs/random"]),
-    st.lists(analysis_words, max_size=2).map(lambda parts: ["runs/random", *(word for part in parts for word in part)]),
-    st.lists(analysis_words, max_size=3).map(lambda parts: [word for part in parts for word in part]),
-)
-
-
-def check_analysis(arguments: list[str], place: Path, draws: bool = False) -> Ending:
+def check_analysis(arguments: list[str], files: dict[str, bytes], draws: bool = False) -> Ending:
     """python -m analysis ends with 0, or with 2 and a message. `draws`: with all figures, which take seconds."""
 
     def undrawn(pictures: Iterable[Picture], report: Path) -> list[Any]:
@@ -804,9 +555,9 @@ def check_analysis(arguments: list[str], place: Path, draws: bool = False) -> En
         replaced.enter_context(patch("analysis.evaluating.test_split.load_test", only_digits(good_test)))
         replaced.enter_context(patch("analysis.printing.export_model", lambda best, file: 1000))
         replaced.enter_context(patch("analysis.report.drawn", undrawn))
-        for name in PICTURES if not draws else ():
+        for name in (*PICTURES, "write_evaluation") if not draws else ():
             replaced.enter_context(patch(f"analysis.report.{name}", lambda *_: []))
-        ending = end(analysis.__main__.main, arguments, place)
+        ending = end(analysis.__main__.main, arguments, replaced.enter_context(directory(files)))
     if ending.code != 0:
         check_message(ending)
     return ending
@@ -818,85 +569,59 @@ every = settings(deadline=None, database=None, derandomize=True, suppress_health
                  phases=[Phase.explicit, Phase.generate, Phase.shrink])  # fmt: skip
 
 
-def check_config_file(content: bytes) -> Ending:
-    with directory({"config.yaml": content}) as place:
-        return check_search(["--config", "config.yaml"], place)
+def for_all(examples: st.SearchStrategy[Any], count: int, check: Callable[[Any], Ending]) -> None:
+    def holds(example: Any) -> None:
+        check(example)
+
+    settings(every, max_examples=count)(given(examples)(holds))()
 
 
-def check_command_line(arguments: list[str], files: dict[str, bytes]) -> Ending:
-    with directory(files) as place:
-        return check_search(arguments, place)
+def few_and_many(few: int, many: int) -> pytest.MarkDecorator:
+    """Run a test with few examples, and with many among the slow tests."""
+    slow = pytest.param(many, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])
+    return pytest.mark.parametrize("count", [few, slow])
 
 
-def check_analysis_line(arguments: list[str], files: dict[str, bytes], draws: bool = False) -> Ending:
-    with directory(files) as place:
-        return check_analysis(arguments, place, draws)
+@few_and_many(300, 9000)
+def test_random_config_files(count: int) -> None:
+    for_all(config_files, count, check_config_file)
 
 
-@settings(every, max_examples=300)
-@given(config_files)
-def test_random_config_files(content: bytes) -> None:
-    check_config_file(content)
+@few_and_many(150, 900)
+def test_random_command_lines(count: int) -> None:
+    for_all(lines_and_files(command_lines), count, lambda line: check_search(*line))
 
 
-@settings(every, max_examples=150)
-@given(lines_and_files(command_lines))
-def test_random_command_lines(line: tuple[list[str], dict[str, bytes]]) -> None:
-    check_command_line(*line)
-
-
-@settings(every, max_examples=50)
-@given(lines_and_files(analysis_lines))
-def test_random_run_directories_are_analysed(line: tuple[list[str], dict[str, bytes]]) -> None:
-    check_analysis_line(*line)
+@few_and_many(50, 90)
+def test_random_run_directories_are_analysed(count: int) -> None:
+    for_all(lines_and_files(analysis_lines), count, lambda line: check_analysis(*line))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(every, max_examples=9000)
-@given(config_files)
-def test_many_random_config_files(content: bytes) -> None:
-    check_config_file(content)
+def test_figures_of_random_run_directories_are_drawn() -> None:
+    runs = run_files().map(lambda files: {f"run/{name}": content for name, content in files.items()})
+    for_all(runs, 10, lambda files: check_analysis(["run"], files, draws=True))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(every, max_examples=900)
-@given(lines_and_files(command_lines))
-def test_many_random_command_lines(line: tuple[list[str], dict[str, bytes]]) -> None:
-    check_command_line(*line)
+def bomb(first: str, of_nine: str) -> str:
+    """Nine anchors, each nine times the one before."""
+    steps = zip("abcdefgh", "bcdefghi", strict=True)
+    return f"a: &a {first}\n" + "".join(f"{to}: &{to} {of_nine % ', '.join([f'*{of}'] * 9)}\n" for of, to in steps)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(every, max_examples=90)
-@given(lines_and_files(analysis_lines))
-def test_many_random_run_directories_are_analysed(line: tuple[list[str], dict[str, bytes]]) -> None:
-    check_analysis_line(*line)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(every, max_examples=10)
-@given(run_files())
-def test_figures_of_random_run_directories_are_drawn(files: dict[str, bytes]) -> None:
-    check_analysis_line(["run"], {f"run/{name}": content for name, content in files.items()}, draws=True)
+BOMB, MERGE_BOMB = bomb("[x, x, x, x, x, x, x, x, x]", "[%s]"), bomb("{x: 1, y: 2}", "{<<: [%s]}")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (f"search: {{seed: {HUGE}}}", "an integer beyond 64 bits"),
-        (f"search: {{num_samples: {2**40}}}", "search.num_samples: should be less than or equal to 1000000000"),
         (f"model: {{width: {10**10}}}", "model.width: should be less than or equal to 1000000000"),
         ("search: !!int ''", "a value does not fit its tag"),
-        ("search: !!bool x", "a value does not fit its tag"),
         ("search: !!timestamp x", "cannot be read as YAML"),
-        ("search: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
-        ("search: {seed: 1}\nsearch: {seed: 2}", "'search' is given twice"),
         ("model: {depth: 2, depth: 3}", "'depth' is given twice"),
         ("1: 2", "must be a mapping of sections such as `model:`, got 1"),
-        (BOMB + "model: {width: *i}", "model.width: "),
         (BOMB + "space: {model.width: {choice: *i}}", "space.model.width.choice.0"),
         (MERGE_BOMB, "i: unknown key"),
         (f"model: {{activation: {'x' * 100_000}}}", "model.activation: should be 'relu', 'gelu' or 'silu', got 'xxx"),
@@ -920,25 +645,16 @@ def test_entries_with_steps_keep_their_bounds() -> None:
     assert [entry.real or entry.integer for entry in ending.config.space.values()] == [(0.0, 0.3), (8, 32)]
 
 
-def good_run_with(**changed: bytes) -> dict[str, bytes]:
-    """The good run directory, as `run`, with files replaced or added; `__` stands for a slash, `_` for a dot."""
-    names = {name: name.replace("__", "/").replace("_", ".") for name in changed}
-    files = {**good_run(), **{names[name]: content for name, content in changed.items()}}
-    return {f"run/{name}": content for name, content in files.items()}
+def good_run_with(changes: dict[str, bytes]) -> dict[str, bytes]:
+    """The good run directory, as `run`, with files replaced or added."""
+    return {f"run/{name}": content for name, content in {**good_run(), **changes}.items()}
 
 
-def settings_with(path: str, value: Any) -> bytes:
-    document = parse_yaml(good_run()["search.yaml"])
-    section, _, field = path.partition(".")
-    document[section] = {**document[section], field: value} if field else value
-    return yaml.safe_dump(document).encode()
-
-
-def journal_with(operation: int, **fields: Any) -> bytes:
+def journal_with(operation: int, **fields: Any) -> dict[str, bytes]:
     """The good run's journal with the fields of one kind of line changed."""
     lines = [json.loads(line) for line in good_run()["study.journal"].splitlines()]
     changed = [{**line, **fields} if line["op_code"] == operation else line for line in lines]
-    return "".join(f"{json.dumps(line)}\n" for line in changed).encode()
+    return {"study.journal": "".join(f"{json.dumps(line)}\n" for line in changed).encode()}
 
 
 @pytest.mark.parametrize(
@@ -947,90 +663,71 @@ def journal_with(operation: int, **fields: Any) -> bytes:
         (["--config", "/dev/zero"], "must have at most 1,000,000 bytes"),
         (["--dataset", "digits", "--data-dir", "\udcff"], "is not a usable path"),
         (["--confirm", "run", "--seeds", str(10**9)], "--seeds: must be at most 100,000"),
-        (["--dataset", "digits", "--set", "search.seed=!!int ''"], "--set search.seed: not a YAML value"),
         (["--dataset", "digits", "--set", f"search.seed={HUGE}"], "an integer beyond 64 bits"),
         (["--confirm", "run", "--top=--"], "argument --top: expected a value, got '--'"),
-        (["--dataset", "digits", "--name=--"], "argument --name: expected a value, got '--'"),
         (["--dataset", "digits", "--seed", "9" * 400], "search.seed: should be less than 4294967296, got 999"),
     ],
 )
 def test_command_lines_that_once_did_harm(arguments: list[str], message: str) -> None:
-    ending = check_command_line(arguments, good_run_with())
+    ending = check_search(arguments, good_run_with({}))
     assert ending.code == 2 and message in ending.stderr
 
 
-def test_an_audit_passes_over_trainings_that_name_no_trial() -> None:
-    files = good_run_with(
-        audit__search_yaml=good_run()["search.yaml"], audit__study_journal=good_run()["study.journal"]
-    )
-    assert check_command_line(["--audit", "run"], files).config is not None
-
-
-def test_an_audit_of_trials_without_a_number_is_refused() -> None:
-    journal = journal_with(8, user_attr={"source_number": "x"})
-    files = good_run_with(audit__search_yaml=good_run()["search.yaml"], audit__study_journal=journal)
-    ending = check_command_line(["--audit", "run"], files)
+def test_an_audit_passes_over_trainings_that_name_no_trial_and_refuses_strange_names() -> None:
+    audit = {f"audit/{name}": good_run()[name] for name in ("search.yaml", "study.journal")}
+    assert check_search(["--audit", "run"], good_run_with(audit)).config is not None
+    audit["audit/study.journal"] = journal_with(8, user_attr={"source_number": "x"})["study.journal"]
+    ending = check_search(["--audit", "run"], good_run_with(audit))
     assert ending.code == 2 and "has 'x' as its source_number" in ending.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--confirm", "run"], ["--dataset", "digits", "--warm-start", "run"]])
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "with 0 values"),
+        (None, "with 0 values"),
         ([0.5, 0.5], "with 2 values"),
         (["x"], "has 'x' where a number must be"),
         ([[0.5]], "has [0.5] where a number must be"),
     ],
 )
-def test_a_journal_with_strange_values_is_refused(arguments: list[str], values: list[Any], message: str) -> None:
-    journal = journal_with(6, state=1, values=values, datetime_complete="2030-01-01T00:00:00")
-    ending = check_command_line(arguments, good_run_with(study_journal=journal))
-    assert ending.code == 2 and "study.journal is damaged" in ending.stderr and message in ending.stderr
-    ending = check_analysis_line(["run"], good_run_with(study_journal=journal))
+def test_a_journal_with_strange_values_is_refused(values: list[Any] | None, message: str) -> None:
+    run = good_run_with(journal_with(6, state=1, values=values, datetime_complete="2030-01-01T00:00:00"))
+    for line in ("--confirm run", "--dataset digits --warm-start run"):
+        ending = check_search(line.split(), run)
+        assert ending.code == 2 and "study.journal is damaged" in ending.stderr and message in ending.stderr
+    ending = check_analysis(["run"], run)
     assert ending.code == 2 and message in ending.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "files", "message"),
+    ("arguments", "changes", "message"),
     [
-        (["x" * 300], {}, "is not a usable path"),
-        (["--runs-dir", "x" * 300], {}, "--runs-dir"),
-        (["--runs-dir=--"], {}, "argument --runs-dir: expected a value, got '--'"),
-        (["run", "--device", "meta"], {}, "--device meta cannot be used"),
-        (["run", "--device", "hpu"], {}, "--device hpu cannot be used"),
-        (["run"], {"search_yaml": lambda: settings_with("search", 3)}, "'search' must be a mapping, got 3"),
-        (["run"], {"search_yaml": lambda: settings_with("search.notice", [1])}, "search.notice must be a text"),
-        (
-            ["run"],
-            {"search_yaml": lambda: settings_with("scheduler.reduction_factor", 0.5)},
-            "scheduler.reduction_factor must be from 1.1 to 100, got 0.5",
-        ),
-        (["run"], {"search_yaml": lambda: b"search: !!int ''"}, "cannot be read as YAML"),
-        (["run"], {"study_journal": lambda: journal_with(7, intermediate_value="x")}, "where a number must be"),
-        (["run"], {"study_journal": lambda: journal_with(8, user_attr={"num_params": []})}, "as its num_params"),
-        (["run"], {"study_journal": lambda: journal_with(8, user_attr={"reason": {}})}, "as its reason"),
-        (
-            ["run"],
-            {"study_journal": lambda: journal_with(6, state=1, values=None, datetime_complete="2030-01-01T00:00:00")},
-            "is COMPLETE with 0 values",
-        ),
+        ("x" * 300, dict, "is not a usable path"),
+        ("--runs-dir " + "x" * 300, dict, "--runs-dir"),
+        ("--runs-dir=--", dict, "argument --runs-dir: expected a value, got '--'"),
+        ("run --device meta", dict, "--device meta cannot be used"),
+        ("run --device hpu", dict, "--device hpu cannot be used"),
+        ("run", lambda: {"search.yaml": b"search: 3"}, "search: must be a mapping, got 3"),
+        ("run", lambda: {"search.yaml": b"search: !!int ''"}, "cannot be read as YAML"),
+        ("run", lambda: journal_with(7, intermediate_value="x"), "where a number must be"),
+        ("run", lambda: journal_with(8, user_attr={"num_params": []}), "as its num_params"),
+        ("run", lambda: journal_with(8, user_attr={"reason": {}}), "as its reason"),
     ],
 )
 def test_run_directories_that_once_did_harm(
-    arguments: list[str], files: dict[str, Callable[[], bytes]], message: str
+    arguments: str, changes: Callable[[], dict[str, bytes]], message: str
 ) -> None:
-    ending = check_analysis_line(arguments, good_run_with(**{name: content() for name, content in files.items()}))
+    ending = check_analysis(arguments.split(), good_run_with(changes()))
     assert ending.code == 2 and message in ending.stderr
 
 
 def test_the_examples_begin_with_what_works() -> None:
     """Else a test of what fails would show nothing."""
     assert all(check_config_file(text.encode()).config is not None for text in CONFIGS.values())
-    files = {**good_run_with(), "config.yaml": CONFIGS["quick"].encode()}
+    files = {**good_run_with({}), "config.yaml": CONFIGS["quick"].encode()}
     lines = ["", "--config config.yaml", "--resume run", "--confirm run", "--audit run", "--dry-run --dataset digits",
              "--warm-start run --dataset digits"]  # fmt: skip
     for line in lines:
-        assert check_command_line(line.split(), files).config is not None
-    ending = check_analysis_line(["run"], files)
+        assert check_search(line.split(), files).config is not None
+    ending = check_analysis(["run"], files)
     assert ending.code == 0 and "exactly the recorded val accuracy" in ending.stdout
