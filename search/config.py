@@ -156,9 +156,7 @@ class SearchConfig(FrozenConfig):
             path: entry.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             for path, entry in self.space.items()
         }
-        for path in DERIVED_PATHS:
-            section, _, field = path.partition(".")
-            del values[section][field]
+        del values["train"]["seed"]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -218,7 +216,11 @@ def parse_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Sea
             target[field] = value
     for path, source in DERIVED_PATHS.items():
         section, _, field = path.partition(".")
-        if isinstance(nested.get(section), dict) and field in nested[section]:
+        if (
+            isinstance(nested.get(section), dict)
+            and field in nested[section]
+            and not _is_written(path, values, overrides)
+        ):
             errors.append(f"{path}: follows from {source}; set that instead")
             nested[section] = {key: value for key, value in nested[section].items() if key != field}
     nested = {key: {} if value is None else value for key, value in nested.items()}  # an empty section
@@ -278,6 +280,14 @@ def written_config(values: Mapping[str, Any]) -> tuple[SearchConfig, list[str]]:
     return SearchConfig(**dict(trial), **sections, space=space), warnings
 
 
+def _is_written(path: str, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether a search.yaml says by which seed val was cut. Versions that did not write it cut by 0, the default."""
+    data, search = values.get("data"), values.get("search")
+    if path != "data.split_seed" or path in overrides or not isinstance(data, dict) or not isinstance(search, dict):
+        return False
+    return data.get("split_seed") == search.get("seed")
+
+
 def _name_entry_fields(error: str) -> str:
     """The nearest config path is no help where a field of a space entry is misspelt."""
     path, unknown, _ = error.partition(": unknown key")
@@ -294,7 +304,12 @@ def contradictions(saved: SearchConfig, wanted: SearchConfig) -> list[str]:
     for path in [*config_paths(SearchConfig), *(f"space.{path}" for path in {**saved.space, **wanted.space})]:
         section, _, field = path.partition(".")
         old, new = before[section].get(field), after[section].get(field)
-        changeable = path in RESUMABLE_PATHS or section == "resources" or path in ("space", "search.notice")
+        changeable = (
+            path in RESUMABLE_PATHS
+            or path in DERIVED_PATHS
+            or section == "resources"
+            or path in ("space", "search.notice")
+        )
         if field and old != new and not changeable:
             errors.append(
                 f"{path}: this search was started with {old!r}; --resume cannot make it {new!r}. Start a new search."

@@ -143,6 +143,8 @@ def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan
         kept |= NOT_KEPT
     wanted = parse_config(read_yaml(options.config) if options.config else values, {**kept, **overrides})
     wanted = _resolve_paths(wanted)
+    data = wanted.data.model_copy(update={"split_seed": saved.data.split_seed})  # what val was cut by
+    wanted = wanted.model_copy(update={"data": data})
     errors = contradictions(saved, wanted)
     if options.warm_start is not None:
         errors = [error for error in errors if not error.startswith("search.warm_start:")]

@@ -120,6 +120,10 @@ def evaluate_search(
     problems: list[str] = []
     open_test = open_test or opener(report, data_dir, results.send_report)
 
+    def unaugmented(data: DataConfig) -> DataConfig:
+        split = {"split_seed": results.settings.data.split_seed}
+        return relocated(data.without_augmentation().model_copy(update=split), data_dir)
+
     @lru_cache(2)
     def open_val(data: DataConfig) -> TrainData:
         return load_data(data, may_write(data, data_dir))
@@ -129,8 +133,7 @@ def evaluate_search(
         if checkpoint is None:
             return None
         meta = read_meta(checkpoint)
-        data = relocated(meta["config"].data.without_augmentation(), data_dir)
-        network = SavedNetwork(checkpoint, meta, data, place)
+        network = SavedNetwork(checkpoint, meta, unaugmented(meta["config"].data), place)
         return EvaluatedTrial(
             number=number,
             epoch=len(meta["results"]),
@@ -149,7 +152,7 @@ def evaluate_search(
     batch = n_val = None
     if winner is not None and winner.val_accuracy_now is not None:
         config = read_meta(winner.checkpoint)["config"]
-        loaded = open_val(relocated(config.data.without_augmentation(), data_dir))
+        loaded = open_val(unaugmented(config.data))
         batch, n_val = training_batch(winner.number, config, loaded), len(loaded.val.labels)
     if best is not None and best.number == 0:
         defaults = winner

@@ -55,6 +55,7 @@ def read_search(run: RunStorage, config: SearchConfig) -> EarlierSearch:
         why = "; ".join(error.errors)
         raise SearchError(f"{run}: its {CONFIG} is no config of this version ({why}). Leave this run out.") from None
     there, here = value_by_path(earlier.base), value_by_path(config.base)
+    there["data.split_seed"] = earlier.data.split_seed
     incomparable = [
         f"{DERIVED_PATHS.get(path, path)} is {there[path]!r} there and {here[path]!r} here"
         for path in COMPARED_PATHS

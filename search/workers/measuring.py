@@ -31,7 +31,7 @@ def dry_run(config: SearchConfig, console: Console, started: float) -> None:
 
     Raises ConfigError, DataError and SearchError.
     """
-    data = load_data(config.data)
+    data = load_data(config.base.data)
     num_classes = len(data.train.class_names)
     check_defaults(config, num_classes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

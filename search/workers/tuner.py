@@ -46,6 +46,8 @@ def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console:
     A time budget counts from `started`, the command's start by time.monotonic(). Raises ConfigError, DataError and
     SearchError before the first trial, and OSError where storage fails.
     """
+    if not resume:
+        config = config.model_copy(update={"data": config.base.data})
     data = load_data(config.data)
     num_classes, run = len(data.train.class_names), storage.path
     check_defaults(config, num_classes)
