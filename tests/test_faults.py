@@ -541,8 +541,8 @@ def resume(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     def begin(*_: Any) -> None:
         raise BegunError("training would begin")
 
-    monkeypatch.setattr(search.tuner, "workers", lambda *_: contextlib.nullcontext(mock.MagicMock()))
-    monkeypatch.setattr(search.tuner, "run_trials", begin)
+    monkeypatch.setattr(search.workers.tuner, "workers", lambda *_: contextlib.nullcontext(mock.MagicMock()))
+    monkeypatch.setattr(search.workers.tuner, "run_trials", begin)
     code = run_search.main(["--resume", str(run)])
     return code, capsys.readouterr().err
 
