@@ -9,12 +9,12 @@ import numpy as np
 
 from search.config import SearchConfig
 from search.feasibility import Params, feasible_networks
+from search.record.run_directory import CHECKPOINTS_KEPT
 from search.record.rungs import Rungs
 from training.checkpoint import checkpoint_bytes
 from training.config import TrialConfig
 from training.layers import count_costs
 
-CHECKPOINTS_KEPT = 2  # of each trial: the newest, and one to fall back on
 SHUTDOWN_SECONDS = 5.0  # from the end of the last epoch to the end of the command: workers, Ray, the leaderboard
 
 # A search lies between one that learns nothing, in which ASHA meets its trials in random order, and one in which every

@@ -3,7 +3,6 @@
 import argparse
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from search.interruption import NOTHING_BEGUN
 from search.propose.warm_start import check_earlier
 from search.record.run_directory import CONFIG, KINDS, SearchError, open_run, refuse_links
 from search.record.run_storage import RunStorage
-from search.record.storage import child_url, is_url, parent_url
+from search.record.storage import child_of, is_url, parent_url
 from search.retraining import Retraining, plan_audit, plan_confirmation
 from training.config import validate
 from training.errors import ConfigError
@@ -60,8 +59,9 @@ def plan_search(options: argparse.Namespace) -> Plan:
     if options.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", options.name):
         errors.append(f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got {options.name!r}")
     errors += misplaced(options)
+    planner = _plan_new if options.resume is None else _plan_resume
     try:
-        plan = _planner(options)(options, overrides)
+        plan = (planner if kind_of(options) is None else _plan_retraining)(options, overrides)
     except ConfigError as error:
         raise ConfigError(errors + error.errors) from None
     if errors:
@@ -75,16 +75,10 @@ def _plan_new(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
     check_earlier(config)
     dataset = config.data.dataset.partition(":")[0]
     name = options.name or f"{dataset}-{datetime.now():%Y%m%d-%H%M%S}"
-    run = RunStorage(child_url(runs_dir, name) if isinstance(runs_dir, str) else runs_dir / name)
+    run = RunStorage(child_of(runs_dir, name))
     if not options.dry_run:
         run.check_free()
     return Plan(config, run, resume=False)
-
-
-def _planner(options: argparse.Namespace) -> Callable[[argparse.Namespace, dict[str, Any]], Plan]:
-    if kind_of(options) is not None:
-        return _plan_retraining
-    return _plan_new if options.resume is None else _plan_resume
 
 
 def _plan_retraining(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan:
@@ -133,7 +127,7 @@ def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan
     run = RunStorage(place)
     open_run(run.path, str(run))
     if run.name in KINDS:
-        parent = RunStorage(parent_url(place) if isinstance(place, str) else place.parent)
+        parent = RunStorage(parent_url(place) if is_url(place) else Path(place).parent)
         if (parent.path / CONFIG).is_file():
             raise SearchError(f"{run} was made by --{run.name}. Go on with: --{run.name} {parent}")
     values = read_yaml(run.path / CONFIG)
@@ -162,25 +156,25 @@ def _plan_resume(options: argparse.Namespace, overrides: dict[str, Any]) -> Plan
 def _resolve_paths(config: SearchConfig) -> SearchConfig:
     """Paths made absolute: Ray's workers run in other directories."""
     data = config.data.model_dump()
-    data["data_dir"] = str(_absolute("data.data_dir", data["data_dir"]))
+    data["data_dir"] = _absolute("data.data_dir", data["data_dir"])
     if data["dataset"].startswith("folder:"):
         data["dataset"] = f"folder:{_absolute('data.dataset', data['dataset'].removeprefix('folder:'))}"
-    runs = dict.fromkeys(str(_place("search.warm_start", run)) for run in config.search.warm_start)
+    runs = dict.fromkeys(_place("search.warm_start", run) for run in config.search.warm_start)
     search = config.search.model_copy(update={"warm_start": tuple(runs)})
     return config.model_copy(update={"data": validate(type(config.data), data), "search": search})
 
 
-def _place(key: str, text: str) -> Path | str:
+def _place(key: str, text: str) -> str:
     """A directory, made absolute, or a URL."""
     return text if is_url(text) else _absolute(key, text)
 
 
-def _absolute(key: str, text: str) -> Path:
+def _absolute(key: str, text: str) -> str:
     try:
         path = Path(text).expanduser().resolve()
         path.exists()
         str(path).encode()
-        return path
+        return str(path)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError([f"{key}: {text[:100]!r} is not a usable path ({error}). Give another."]) from None
 

@@ -10,7 +10,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import BaseTrial
 from pydantic import Field, model_validator
 
 from training.config import (
@@ -18,7 +17,6 @@ from training.config import (
     PER_LAYER_FIELDS,
     DataConfig,
     FrozenConfig,
-    ModelConfig,
     TrialConfig,
     config_paths,
 )
@@ -88,6 +86,10 @@ class SpaceEntry(FrozenConfig):
         assert self.choice is not None
         return CategoricalDistribution(self.choice)
 
+    def names(self, path: str, depth: int) -> list[str]:
+        """What is drawn for an entry's path: itself, or one value a layer, `model.kernel_size.0` and so on."""
+        return [f"{path}.{layer}" for layer in range(depth)] if self.per_layer else [path]
+
     def is_active(self, values: Mapping[str, Any]) -> bool:
         """Whether all conditions of `when` hold for a trial's values by path."""
         for path, wanted in (self.when or {}).items():
@@ -108,23 +110,21 @@ class SearchSpace:
         self._base_values = value_by_path(base)
         self._distributions = {path: entry.distribution() for path, entry in self.entries.items()}
 
-    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+    def suggest(self, trial: Any) -> dict[str, Any]:
         """Draw a value for every active path (those of a layer carry its index); stored values come back unchanged."""
         params: dict[str, Any] = {}
         values = dict(self._base_values)
         for path, entry in self.entries.items():
             if entry.is_active(values):
-                for name in layer_paths(path, values["model.depth"]) if entry.per_layer else [path]:
-                    values[name] = params[name] = _suggest(trial, name, self._distributions[path])
+                for name in entry.names(path, values["model.depth"]):
+                    values[name] = params[name] = draw_value(trial, name, self._distributions[path])
         return params
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The distribution of every path that can be drawn; of a path per layer, for each layer of the deepest."""
         depth = max_depth(self.entries, self.base)
         return {
-            name: self._distributions[path]
-            for path, entry in self.entries.items()
-            for name in (layer_paths(path, depth) if entry.per_layer else [path])
+            name: self._distributions[path] for path, entry in self.entries.items() for name in entry.names(path, depth)
         }
 
     def base_values(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class SearchSpace:
             if not entry.is_active(values):
                 continue
             distribution = self._distributions[path]
-            for name in layer_paths(path, values["model.depth"]) if entry.per_layer else [path]:
+            for name in entry.names(path, values["model.depth"]):
                 value = value_at(config, name)
                 if not contains(distribution, value):
                     outside[name] = value
@@ -186,9 +186,7 @@ def max_depth(entries: Mapping[str, SpaceEntry], base: TrialConfig) -> int:
 
 def value_by_path(config: TrialConfig) -> dict[str, Any]:
     """Every dotted path of a config with its value."""
-    return {
-        path: getattr(getattr(config, path.split(".")[0]), path.split(".")[1]) for path in config_paths(TrialConfig)
-    }
+    return {f"{section}.{field}": value for section, fields in config for field, value in fields}
 
 
 def value_at(config: TrialConfig, name: str) -> Any:
@@ -196,20 +194,12 @@ def value_at(config: TrialConfig, name: str) -> Any:
     section, field, *layer = name.split(".")
     value = getattr(getattr(config, section), field)
     if layer:
-        return layer_value(config.model, field, int(layer[0]))
+        return config.model.at(field, int(layer[0]))
     if isinstance(value, tuple):
         single = config.model.model_copy(update={field: value[0]})
-        if all(layer_value(single, field, index) == each for index, each in enumerate(value)):
+        if all(single.at(field, index) == each for index, each in enumerate(value)):
             return value[0]
     return value
-
-
-def layer_value(model: ModelConfig, field: str, layer: int) -> Any:
-    """What a layer has, width_growth included; layers beyond a list repeat its last value."""
-    value = getattr(model, field)
-    if isinstance(value, tuple):
-        return value[min(layer, len(value) - 1)]
-    return model.channels(layer) if field == "width" else value
 
 
 def differences(one: TrialConfig, other: TrialConfig) -> list[str]:
@@ -223,14 +213,9 @@ def layer_by_layer(config: TrialConfig) -> dict[str, Any]:
     """Every path with what it does: per-layer fields written out, width_growth as the widths that it leads to."""
     values, model = value_by_path(config), config.model
     for field in PER_LAYER_FIELDS:
-        values[f"model.{field}"] = tuple(layer_value(model, field, layer) for layer in range(model.depth))
+        values[f"model.{field}"] = tuple(model.at(field, layer) for layer in range(model.depth))
     values["model.width_growth"] = values["model.width"]
     return values
-
-
-def layer_paths(path: str, depth: int) -> list[str]:
-    """`model.kernel_size` -> `model.kernel_size.0`, ..., one for each layer."""
-    return [f"{path}.{layer}" for layer in range(depth)]
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
@@ -259,18 +244,15 @@ def describe(entry: SpaceEntry) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in fields.items()) + "}"
 
 
-def _suggest(trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
+def draw_value(trial: Any, name: str, distribution: BaseDistribution) -> Any:
+    """A value of a distribution, from an Optuna trial or what draws like one."""
     match distribution:
-        case IntDistribution():
-            return trial.suggest_int(
-                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
-        case FloatDistribution():
-            return trial.suggest_float(
-                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
-        case CategoricalDistribution():
-            return trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            return trial.suggest_int(name, low, high, step=step, log=log)
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            return trial.suggest_float(name, low, high, step=step, log=log)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
     raise TypeError(distribution)
 
 

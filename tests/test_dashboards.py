@@ -29,11 +29,11 @@ from analysis.tensorboard import write_evaluation
 from search.config import SearchConfig, parse_config
 from search.record.endings import Ending, Infeasible, end_infeasible, end_pruned
 from search.record.journal import open_study
-from search.record.run_directory import locked
+from search.record.run_directory import locked, trial_directory
 from search.record.run_storage import RunStorage
 from search.screen.tensorboard import CURVES
 from search.workers.bridge import StudySearcher
-from search.workers.callback import Progress, trial_directory
+from search.workers.callback import Progress
 from search.workers.tuner import unfinished_trials
 
 PROJECT = Path(__file__).parents[1]
@@ -194,7 +194,7 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
     config = parse_config(CONFIG, {})
     driver = Driver(tmp_path, config)
     defaults, pruned, failed, running = driver.start(), driver.start(SHALLOW), driver.start(SHALLOW), driver.start(DEEP)
-    names = [trial_directory(trial) for trial in (defaults, pruned, failed, running)]
+    names = [trial_directory(trial.config["number"], trial.trial_id) for trial in (defaults, pruned, failed, running)]
     with serving("tensorboard", "--logdir", str(tmp_path), "--reload_interval", "1") as url:
         wait_for(lambda: hparams_rows(url), lambda rows: len(rows) == 4)
         first = {row["name"]: row for row in hparams_rows(url)}
@@ -248,7 +248,7 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
         resumed = Driver(tmp_path, config, prefix="b")  # trial 3 gets a second directory
         again = resumed.start()
         rows = wait_for(lambda: hparams_rows(url), lambda rows: len(rows) == 5)
-        assert trial_directory(again) == "trial_0003_b0"
+        assert trial_directory(3, again.trial_id) == "trial_0003_b0"
         assert {row["name"]: row["hparams"] for row in rows}["trial_0003_b0"] == DEEP
         resumed.progress.__exit__()
     files = [[path.is_file() for path in directory.iterdir()] for directory in tmp_path.glob("trial_*")]

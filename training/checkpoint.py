@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from training.config import OptimizerConfig, TrialConfig, validate
-from training.data import ImageSet, TrainData
+from training.data import TrainData
 from training.layers import count_costs
 from training.loop import EpochResult, TrainState, state_of_model
 from training.messages import shortened
@@ -131,8 +131,13 @@ def check_size(path: Path, num_params: int) -> None:
         raise OSError(f"{path.stat().st_size:,} bytes cannot be those of {num_params:,} parameters")
 
 
-def newest_checkpoint(directories: Iterable[Path]) -> tuple[Path | None, list[str]]:
-    """The intact checkpoint that got furthest, and what is wrong with those that were passed over."""
+def newest_checkpoint(
+    directories: Iterable[Path], fetch: Callable[[Path], None] | None = None
+) -> tuple[Path | None, list[str]]:
+    """The intact checkpoint that got furthest, and what is wrong with those that were passed over.
+
+    `fetch` brings the tensor files of a checkpoint to its directory before they are read.
+    """
     candidates, problems = [], []
     for directory in directories:
         try:
@@ -143,6 +148,8 @@ def newest_checkpoint(directories: Iterable[Path]) -> tuple[Path | None, list[st
         except CheckpointError as error:
             problems.append(str(error))
     for _, directory in sorted(candidates, reverse=True):
+        if fetch is not None:
+            fetch(directory)
         try:
             verify_checkpoint(directory)
             return directory, problems
@@ -162,13 +169,6 @@ def load_model(directory: Path | str, device: torch.device | str = "cpu") -> Con
     return model.to(device).eval()
 
 
-def check_config(directory: Path | str, meta: dict[str, Any], config: TrialConfig | None) -> None:
-    """Make sure that a checkpoint was trained with a config, wherever its data lay. Raises CheckpointError."""
-    elsewhere = {"data": {"data_dir"}}
-    if config is not None and meta["config"].model_dump(exclude=elsewhere) != config.model_dump(exclude=elsewhere):
-        raise CheckpointError(f"{directory} is another trial's: it was trained with another configuration or seed")
-
-
 def load_state(
     directory: Path | str,
     data: TrainData,
@@ -177,12 +177,13 @@ def load_state(
 ) -> TrainState:
     """The state to go on training from. Raises CheckpointError, also if data or `config` are other ones."""
     meta = read_meta(directory)
-    check_config(directory, meta, config)
-    train_set: ImageSet = data.train
-    if (train_set.image_shape, train_set.class_names) != (meta["image_shape"], meta["class_names"]):
+    elsewhere = {"data": {"data_dir"}}
+    if config is not None and meta["config"].model_dump(exclude=elsewhere) != config.model_dump(exclude=elsewhere):
+        raise CheckpointError(f"{directory} is another trial's: it was trained with another configuration or seed")
+    if (data.train.image_shape, data.train.class_names) != (meta["image_shape"], meta["class_names"]):
         raise CheckpointError(f"{directory} was trained on other data: classes or image shape differ")
     model = load_model(directory, device)
-    state = state_of_model(meta["config"], model, train_set, torch.device(device))
+    state = state_of_model(meta["config"], model, data.train, torch.device(device))
     saved = _load_tensors(Path(directory) / "state.pt")  # the optimizer moves it to its parameters' device
     try:
         state.optimizer.load_state_dict(saved["optimizer"])

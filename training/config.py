@@ -3,6 +3,7 @@
 Knows neither ray nor optuna. A dotted path such as `model.kernel_size` names a field here and everywhere else.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +14,7 @@ from training.messages import shown, unknown_key
 
 C = TypeVar("C", bound=BaseModel)
 PER_LAYER_FIELDS = ("width", "kernel_size", "stride", "padding", "pooling")
+LAYER_PATH = re.compile(rf"model\.({'|'.join(PER_LAYER_FIELDS)})\.(\d{{1,4}})")  # such as model.kernel_size.0
 LARGEST = 10**9  # of any count or size: what is computed from some of them is finite then
 
 
@@ -113,15 +115,11 @@ class ModelConfig(FrozenConfig):
         return self
 
     def at(self, field: str, layer: int) -> Any:
-        """Value of a per-layer field in one layer (counted from 0)."""
+        """A per-layer field in one layer, counted from 0: width with its growth, beyond a list its last value."""
         value = getattr(self, field)
-        return value[layer] if isinstance(value, tuple) else value
-
-    def channels(self, layer: int) -> int:
-        """Output channels of one layer: width * width_growth**layer, rounded, unless width is a list."""
-        if isinstance(self.width, tuple):
-            return self.width[layer]
-        return round(self.width * self.width_growth**layer)
+        if isinstance(value, tuple):
+            return value[min(layer, len(value) - 1)]
+        return round(value * self.width_growth**layer) if field == "width" else value
 
     def pixels_padded(self, layer: int) -> int:
         """Zeros added on each side of the input of one layer."""
@@ -166,7 +164,7 @@ class TrialConfig(FrozenConfig):
         beyond the depth are ignored.
         """
         known = list(config_paths(type(self)))
-        unknown = [unknown_key(path, known) for path in values if path not in known and not is_layer_path(path)]
+        unknown = [unknown_key(path, known) for path in values if path not in known and not LAYER_PATH.fullmatch(path)]
         if unknown:
             raise ConfigError(unknown)
         nested = self.model_dump()
@@ -183,8 +181,8 @@ class TrialConfig(FrozenConfig):
         except ConfigError:
             return validate(TrialConfig, nested)  # which says what is wrong, and where
         for path, value in values.items():
-            if is_layer_path(path):
-                field, layer = path.split(".")[1], int(path.split(".")[2])
+            if named := LAYER_PATH.fullmatch(path):
+                field, layer = named[1], int(named[2])
                 model[field] = _one_per_layer(field, model[field], per_layer)
                 if layer < len(model[field]):
                     model[field][layer] = value
@@ -196,20 +194,8 @@ def _one_per_layer(field: str, value: Any, config: ModelConfig) -> list[Any]:
     if isinstance(value, list | tuple):
         return [*value, *value[-1:] * config.depth][: config.depth]
     if field == "width":
-        return [config.channels(layer) for layer in range(config.depth)]
+        return [config.at(field, layer) for layer in range(config.depth)]
     return [value] * config.depth
-
-
-def is_layer_path(path: str) -> bool:
-    """Whether a path names one layer of a per-layer field, such as `model.kernel_size.0`."""
-    section, *rest = path.split(".")
-    return (
-        section == "model"
-        and len(rest) == 2
-        and rest[0] in PER_LAYER_FIELDS
-        and rest[1].isdecimal()
-        and len(rest[1]) < 5
-    )
 
 
 def config_paths(config: type[BaseModel], prefix: str = "") -> Iterator[str]:

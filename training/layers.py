@@ -136,7 +136,7 @@ def network_layers(config: ModelConfig, input_shape: Shape, num_classes: int) ->
         convolution = Convolution(
             f"conv{index}",
             shape,
-            config.channels(index),
+            config.at("width", index),
             kernel_size=config.at("kernel_size", index),
             stride=config.at("stride", index),
             padding=config.pixels_padded(index),

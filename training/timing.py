@@ -19,21 +19,6 @@ CUDA_CONTEXT_BYTES = 2**29  # about what CUDA and its libraries take for a proce
 Batch = tuple[Tensor, Tensor]
 
 
-class FirstBatches:
-    """The batches of a loader until `seconds` are over, one at least; `count` of them were taken."""
-
-    def __init__(self, loader: Iterable[Batch], seconds: float) -> None:
-        self.loader, self.seconds, self.count = loader, seconds, 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        ends_at = time.perf_counter() + self.seconds
-        for batch in self.loader:
-            self.count += 1
-            yield batch
-            if time.perf_counter() >= ends_at:
-                return
-
-
 def time_epoch(config: TrialConfig, data: TrainData, device: torch.device | str = "cpu", seconds: float = 2.0) -> float:
     """The epoch_seconds to expect: training for about `seconds` and validation for half of that, extrapolated.
 
@@ -51,11 +36,22 @@ def time_epoch(config: TrialConfig, data: TrainData, device: torch.device | str 
 
 
 def extrapolate(work: Callable[[Iterable[Batch]], object], loader: DataLoader[Batch], seconds: float) -> float:
-    """Seconds that `work` would take for all batches of a loader, from doing it for about `seconds`."""
-    batches = FirstBatches(loader, seconds)
-    started = time.perf_counter()
-    work(batches)  # ends with a number read from the device, and so with the device's work
-    return (time.perf_counter() - started) / batches.count * len(loader)
+    """Seconds that `work` would take for all batches of a loader, from doing it for about `seconds`, or for one batch.
+
+    What `work` ends with is read from the device, and so comes with the end of the device's work.
+    """
+    started, count = time.perf_counter(), 0
+
+    def first_batches() -> Iterator[Batch]:
+        nonlocal count
+        for batch in loader:
+            count += 1
+            yield batch
+            if time.perf_counter() - started >= seconds:
+                return
+
+    work(first_batches())
+    return (time.perf_counter() - started) / count * len(loader)
 
 
 def peak_gpu_bytes(config: TrialConfig, data: TrainData, device: torch.device) -> tuple[int, int]:

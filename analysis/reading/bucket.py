@@ -17,7 +17,8 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from analysis.reading.files import AnalysisError
 from search.record.run_directory import CONFIG, ENVIRONMENT, JOURNAL
-from search.record.storage import STORAGE_ERRORS, Mirror, child_url, open_url, why_failed
+from search.record.storage import STORAGE_ERRORS, Mirror, open_url, why_failed
+from search.record.storage import child_of as child_url
 from training.checkpoint import TENSOR_FILES
 
 REPORT = "report/"

@@ -19,7 +19,7 @@ from scipy.special import ndtr
 from search.config import SearchConfig
 from search.feasibility import why_unfit
 from search.propose.gaussian_process import GaussianProcess
-from search.space import SearchSpace
+from search.space import SearchSpace, draw_value
 
 Array = NDArray[np.float64]
 Params = dict[str, Any]
@@ -92,7 +92,7 @@ class CurveSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """What a given configuration leaves open, and what a crash cut off: at random."""
-        return Drawing(self.rng).value(param_name, param_distribution)
+        return draw_value(Drawing(self.rng), param_name, param_distribution)
 
     def learn(self, observed: Sequence[FrozenTrial], unseen: Sequence[FrozenTrial]) -> list[Params]:
         """Fit the model; the observed configurations, those best at the last epoch by the model first.
@@ -131,7 +131,7 @@ class CurveSampler(BaseSampler):
 
     def draw(self, count: int, parent: Mapping[str, Any] | None = None) -> list[Params]:
         drawing = Drawing(self.rng, parent, KEPT, REACH)
-        return [self.space.suggest(drawing) for _ in range(count)]  # type: ignore[arg-type]
+        return [self.space.suggest(drawing) for _ in range(count)]
 
 
 def telling_epochs(trial: FrozenTrial) -> dict[int, float]:
@@ -197,17 +197,6 @@ class Drawing:
         self, rng: np.random.Generator, parent: Mapping[str, Any] | None = None, keep: float = 0.0, reach: float = 1.0
     ) -> None:
         self.rng, self.parent, self.keep, self.reach = rng, parent or {}, keep, reach
-
-    def value(self, name: str, distribution: BaseDistribution) -> Any:
-        """A value of a distribution."""
-        match distribution:
-            case CategoricalDistribution():
-                return self.suggest_categorical(name, distribution.choices)
-            case IntDistribution(low=low, high=high, step=step, log=log):
-                return self.suggest_int(name, low, high, step=step, log=log)
-            case FloatDistribution(low=low, high=high, step=step, log=log):
-                return self.suggest_float(name, low, high, step=step, log=log)
-        raise TypeError(distribution)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         if name in self.parent and self.rng.random() < self.keep:

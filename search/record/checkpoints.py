@@ -1,6 +1,5 @@
 """Checkpoints of a run directory by trial number. Nothing of Ray's own files is read, and nothing is unpickled."""
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,18 +25,7 @@ def find_checkpoint(
     """
     from training.checkpoint import newest_checkpoint  # which imports torch
 
-    directories = [directory for _, directory in checkpoint_directories(run, number)]
-    if fetch is None:
-        return newest_checkpoint(directories)
-    problems: list[str] = []
-    for epochs, directory in sorted(((_epochs(each), each) for each in directories), reverse=True):
-        if epochs < math.inf:
-            fetch(directory)
-        found, wrong = newest_checkpoint([directory])
-        problems += wrong
-        if found is not None:
-            return found, problems
-    return None, problems
+    return newest_checkpoint((directory for _, directory in checkpoint_directories(run, number)), fetch)
 
 
 def usable_checkpoint(run: Path, number: int) -> Path | None:
@@ -46,13 +34,3 @@ def usable_checkpoint(run: Path, number: int) -> Path | None:
     for problem in problems:
         print(f"trial {number}: {printable(problem)}", file=sys.stderr)
     return found
-
-
-def _epochs(checkpoint: Path) -> float:
-    """The epochs behind a checkpoint; infinite if it cannot be read, which is said first."""
-    from training.checkpoint import CheckpointError, read_meta
-
-    try:
-        return len(read_meta(checkpoint)["results"])
-    except CheckpointError:
-        return math.inf

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from search.config import SearchConfig
-from search.record.run_directory import CONFIG, ENVIRONMENT, JOURNAL, SearchError, create_run
+from search.record.run_directory import CONFIG, ENVIRONMENT, JOURNAL, SearchError, create_run, trial_directory
 from search.record.storage import (
     STORAGE_ERRORS,
     Mirror,
     StorageError,
-    child_url,
+    child_of,
     is_url,
     patiently,
     url_name,
@@ -57,7 +57,7 @@ class RunStorage:
 
     def child(self, name: str) -> "RunStorage":
         """A run directory within this one."""
-        return RunStorage(self.path / name if self.mirror is None else child_url(self.mirror.url, name))
+        return RunStorage(child_of(str(self), name))
 
     def check_free(self) -> None:
         """Raises SearchError where there is anything of that name."""
@@ -81,14 +81,12 @@ class RunStorage:
     def pull_trial(self, number: int) -> None:
         """Bring the checkpoints of a trial here, where they are not."""
         if self.mirror is not None:
-            prefix = f"trial_{number:04d}_"
+            prefix = trial_directory(number, "")
             self.mirror.pull(lambda name: name.startswith(prefix) and "/checkpoint_" in name)
 
     def for_workers(self, checkpoint: Path) -> str:
         """A checkpoint of this run directory as workers on any node find it."""
-        if self.mirror is None:
-            return str(checkpoint)
-        return child_url(self.mirror.url, str(checkpoint.relative_to(self.path)))
+        return child_of(str(self), str(checkpoint.relative_to(self.path)))
 
     def save(self) -> None:
         """Send what has changed to the bucket; in a file system, make sure that it can be written to.

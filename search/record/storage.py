@@ -42,12 +42,6 @@ def is_url(place: str | Path) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)) is not None
 
 
-def child_url(url: str, name: str) -> str:
-    """A name below a URL, whose parameters stay at the end."""
-    place, question_mark, parameters = url.partition("?")
-    return f"{place.rstrip('/')}/{name}{question_mark}{parameters}"
-
-
 def parent_url(url: str) -> str:
     """The place that a URL's last part lies in."""
     place, question_mark, parameters = url.partition("?")
@@ -59,9 +53,12 @@ def url_name(url: str) -> str:
     return PurePosixPath(url.partition("?")[0]).name
 
 
-def child_of(place: str | Path, name: str) -> str:
-    """A name below a URL or a path."""
-    return child_url(str(place), name) if is_url(place) else str(Path(place) / name)
+def child_of(place: str, name: str) -> str:
+    """A name below a path or a URL, whose parameters stay at the end."""
+    if not is_url(place):
+        return str(Path(place) / name)
+    url, question_mark, parameters = place.partition("?")
+    return f"{url.rstrip('/')}/{name}{question_mark}{parameters}"
 
 
 def why_failed(url: str, error: BaseException) -> str:

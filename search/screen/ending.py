@@ -23,12 +23,13 @@ class Outcome:
     out_of_time: bool
 
 
-def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:
-    """Print what the trainings reached and what to do next; gives the exit code."""
-    assert plan.retraining is not None
+def report(outcome: Outcome, plan: Plan, console: Console) -> int:
+    """Print what a command reached and what to do next; gives the exit code."""
     if outcome.interrupted:
         console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))
         return 130
+    if plan.retraining is None:
+        return _report_search(outcome, plan, console)
     failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
     if failed:
         reason = printable(failed[-1].user_attrs.get("reason", "unknown"))
@@ -39,12 +40,9 @@ def report_retraining(outcome: Outcome, plan: Plan, console: Console) -> int:
     return 0 if any(trial.state == TrialState.COMPLETE for trial in outcome.trials) else 1
 
 
-def report_outcome(outcome: Outcome, plan: Plan, console: Console) -> int:
-    """Print the leaderboard and what to do next; gives the exit code."""
+def _report_search(outcome: Outcome, plan: Plan, console: Console) -> int:
+    """The leaderboard, and how to evaluate its best trial."""
     run = shlex.quote(shortest(plan.run))
-    if outcome.interrupted:
-        console.print(Text(f"Stopped; no finished epoch is lost.\n{resume_command(plan)}"))
-        return 130
     failed = [trial for trial in outcome.trials if trial.state == TrialState.FAIL]
     if outcome.gave_up:
         console.print(

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from search.record.endings import counts_towards_num_samples, is_own
+from search.record.run_directory import trial_directory
 from search.record.storage import StorageError
 from search.screen.live import RunningTrial, Standing, draw, line_of
 from search.screen.tensorboard import (
@@ -157,7 +158,7 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
         return min(estimates, default=None)
 
     def _open_events(self, trial: Any, live: LiveTrial) -> None:
-        self.events[trial.trial_id] = EventFile(self.run / trial_directory(trial))
+        self.events[trial.trial_id] = EventFile(self.run / trial_directory(live.number, trial.trial_id))
         values = hparam_values(self.searcher.space, live.trial.params)
         self.events[trial.trial_id].add(experiment(self.columns), session_start(self.columns, values))
         for result in live.results:
@@ -166,11 +167,6 @@ class Progress(TrialProgressCallback):  # in place of Ray's own, which prints of
     def _add_scalars(self, trial: Any, epoch: int, result: Mapping[str, Any]) -> None:
         values = {tag: float(result[key]) for tag, key in CURVES.items()}
         self.events[trial.trial_id].add_scalars(values, epoch)
-
-
-def trial_directory(trial: Any) -> str:
-    """`trial_0007_<Ray's id>`."""
-    return f"trial_{trial.config['number']:04d}_{trial.trial_id}"
 
 
 def last_error(trial: Any) -> BaseException:

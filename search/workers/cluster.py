@@ -109,11 +109,12 @@ def _join(address: str) -> None:
                 f"--address: no Ray cluster answers at {address} ({error}). Start one there, or leave --address out."
             ) from None
     use_token()
+    packages = [str(Path(sys.modules[name].__file__ or "").parent) for name in PACKAGES]
     with _stderr_to_file() as written, held_back():
         try:
             ray.init(
                 address=address,
-                runtime_env=None if _job_ships_code() else {"py_modules": [_directory_of(name) for name in PACKAGES]},
+                runtime_env=None if _job_ships_code() else {"py_modules": packages},
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
@@ -136,10 +137,6 @@ def _job_ships_code() -> bool:
     """Whether this program is a submitted job that brought a working directory: then every worker has it too."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     return "working_dir" in (job.get("runtime_env") or {})
-
-
-def _directory_of(package: str) -> str:
-    return str(Path(sys.modules[package].__file__ or "").parent)
 
 
 @contextlib.contextmanager

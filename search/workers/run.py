@@ -19,16 +19,18 @@ def carry_out(plan: Plan, is_dry: bool, console: Console, started: float) -> int
 
     with starting_meanwhile(plan.config.resources, plan.num_trials):
         with garbage_left():
-            from search.screen.ending import report_outcome, report_retraining
+            from search.screen.ending import report
             from search.workers.measuring import dry_run
             from search.workers.tuner import run_retraining, run_search
 
         if is_dry:
             dry_run(plan.config, console, started)
             return 0
-        if plan.retraining is not None:
-            return report_retraining(run_retraining(plan.config, plan.retraining, console), plan, console)
-        return report_outcome(run_search(plan.config, plan.run, plan.resume, console, started), plan, console)
+        if plan.retraining is None:
+            outcome = run_search(plan.config, plan.run, plan.resume, console, started)
+        else:
+            outcome = run_retraining(plan.config, plan.retraining, console)
+        return report(outcome, plan, console)
 
 
 @contextlib.contextmanager

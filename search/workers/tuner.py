@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search import interruption
 from search.config import SearchConfig
-from search.estimate import CHECKPOINTS_KEPT, SHUTDOWN_SECONDS
+from search.estimate import SHUTDOWN_SECONDS
 from search.feasibility import check_defaults, first_params
 from search.propose.sampler import build_sampler
 from search.propose.warm_start import warm_start
@@ -23,14 +23,14 @@ from search.record.checkpoints import usable_checkpoint
 from search.record.endings import Ending, end_pruned, ending
 from search.record.environment import record_environment
 from search.record.journal import open_study
-from search.record.run_directory import CONFIG, locked, write_atomically
+from search.record.run_directory import CHECKPOINTS_KEPT, CONFIG, locked, trial_directory, write_atomically
 from search.record.run_storage import Keeper, RunStorage
 from search.record.storage import StorageError
 from search.retraining import Retraining, fixed_config
 from search.screen.ending import Outcome
 from search.workers.asha import build_scheduler
 from search.workers.bridge import LiveTrial, StudySearcher
-from search.workers.callback import Progress, trial_directory
+from search.workers.callback import Progress
 from search.workers.cluster import Share, workers
 from search.workers.ray_faults import mend_ray
 from search.workers.retraining import RetrainingSearcher
@@ -165,7 +165,7 @@ def fit(
                 scheduler=build_scheduler(searcher),
                 num_samples=-1,  # the searcher counts
                 reuse_actors=True,
-                trial_dirname_creator=trial_directory,
+                trial_dirname_creator=lambda trial: trial_directory(trial.config["number"], trial.trial_id),
             ),
             run_config=tune.RunConfig(
                 name=storage.name,

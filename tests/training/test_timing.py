@@ -9,7 +9,7 @@ import torch
 
 import training.timing
 from training import TrialConfig, load_data, new_state, train
-from training.timing import Batch, FirstBatches, extrapolate, time_epoch
+from training.timing import Batch, extrapolate, time_epoch
 
 BATCHES: list[Any] = [(torch.zeros(1), torch.zeros(1))] * 10
 
@@ -22,21 +22,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(0.0, 1), (4.0, 2), (5.0, 3), (1000.0, 10)])
-def test_batches_end_with_the_time_and_one_is_taken_in_any_case(clock: list[float], seconds: float, count: int) -> None:
-    batches = FirstBatches(BATCHES, seconds)
-    for _ in batches:
-        clock[0] += 2.0
-    assert batches.count == count
-
-
-@pytest.mark.parametrize("seconds", [0.0, 7.0, 1000.0])
-def test_a_rate_is_extrapolated_to_all_batches(clock: list[float], seconds: float) -> None:
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 1), (6.0, 2), (7.0, 3), (1000.0, 10)])
+def test_a_rate_is_extrapolated_from_the_batches_until_the_time_is_over(
+    clock: list[float], seconds: float, count: int
+) -> None:
     def work(batches: Iterable[Batch]) -> None:
         for _ in batches:
             clock[0] += 3.0
 
     assert extrapolate(work, BATCHES, seconds) == pytest.approx(30.0)  # type: ignore[arg-type]
+    assert clock[0] == 3.0 * count
 
 
 def test_an_epoch_is_timed_also_where_the_schedule_has_no_steps_to_spare() -> None:

@@ -3,23 +3,6 @@
 from training.data.augment import augmentation
 from training.data.batches import batch_loader, data_loaders
 from training.data.folder import decode_image
-from training.data.sets import ImageSet, TrainData
+from training.data.sets import ImageSet, TrainData, channel_statistics, split_train
 from training.data.sources import cifar_is_available, load_data, load_official_train, load_test
-from training.data.split import channel_statistics, split_train
 from training.errors import DataError
-
-__all__ = [
-    "DataError",
-    "ImageSet",
-    "TrainData",
-    "augmentation",
-    "batch_loader",
-    "channel_statistics",
-    "cifar_is_available",
-    "data_loaders",
-    "decode_image",
-    "load_data",
-    "load_official_train",
-    "load_test",
-    "split_train",
-]

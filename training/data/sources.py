@@ -1,7 +1,7 @@
 """The data sets by name, downloaded if they are not there: CIFAR-10, CIFAR-100, digits, image folders.
 
 scikit-learn and torchvision take seconds to import, and a worker, which is handed the data, needs neither: they are
-imported where they are used, here and in training.data.split.
+imported where they are used, here and in training.data.sets.
 """
 
 import contextlib
@@ -13,8 +13,7 @@ from PIL import Image
 
 from training.config import DataConfig
 from training.data.folder import load_folder, resized
-from training.data.sets import ImageSet, TrainData
-from training.data.split import split_train
+from training.data.sets import ImageSet, TrainData, split_train
 from training.errors import DataError
 
 CIFAR10_CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -25,6 +25,7 @@ from search.propose.sampler import (
     informative,
     telling_epochs,
 )
+from search.space import draw_value
 
 SPACE = {
     "model.depth": {"int": [1, 9]},
@@ -183,10 +184,10 @@ distributions = st.one_of(
 @given(distributions, st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 2))
 def test_what_is_drawn_lies_in_its_distribution(distribution: Any, seed: int, keep: float, reach: float) -> None:
     rng = np.random.default_rng(seed)
-    value = Drawing(rng).value("x", distribution)
+    value = draw_value(Drawing(rng), "x", distribution)
     for _ in range(5):
         assert distribution._contains(distribution.to_internal_repr(value))
-        value = Drawing(rng, {"x": value}, keep, reach).value("x", distribution)
+        value = draw_value(Drawing(rng, {"x": value}, keep, reach), "x", distribution)
 
 
 def test_integers_are_drawn_evenly() -> None:

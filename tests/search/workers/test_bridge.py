@@ -5,15 +5,12 @@ from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
-from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from studies import make_config, make_searcher, result
 
 from search.record.endings import Infeasible
 from search.workers.bridge import StudySearcher, trial_seed
 from training.config import TrialConfig
-
-STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def test_only_feasible_trials_are_handed_out_and_exactly_n_of_them(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_hungriest_network_of_a_space_is_the_one_that_is_measured() -> None:
     assert (config.model.stride, config.model.width, config.train.batch_size) == (1, 32, 256)
     default = parse_config({"space": {"optimizer.learning_rate": {"float": [0.001, 0.1]}}}, {})
     batch, (_, height, width) = default.train.batch_size, (3, 32, 32)
-    assert activations(default.base, 10) > batch * default.model.channels(0) * height * width
+    assert activations(default.base, 10) > batch * default.model.at("width", 0) * height * width
 
 
 def test_a_gpu_that_cannot_be_measured_takes_one_trial_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:

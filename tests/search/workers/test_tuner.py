@@ -29,6 +29,12 @@ from search.workers.tuner import (
 from training.checkpoint import read_meta
 
 
+@pytest.fixture
+def study(tmp_path: Path, quick: SearchConfig) -> optuna.Study:
+    with locked(tmp_path):
+        return open_study(tmp_path, quick)
+
+
 def new_searcher(study: optuna.Study, config: SearchConfig) -> StudySearcher:
     searcher = StudySearcher(study, config, num_classes=10)
     searcher.slots = 100
@@ -36,10 +42,8 @@ def new_searcher(study: optuna.Study, config: SearchConfig) -> StudySearcher:
 
 
 def test_resume_goes_on_where_the_checkpoints_are(
-    tmp_path: Path, quick: SearchConfig, trained_checkpoints: list[Path]
+    tmp_path: Path, study: optuna.Study, quick: SearchConfig, trained_checkpoints: list[Path]
 ) -> None:
-    with locked(tmp_path):
-        study = open_study(tmp_path, quick)
     before = new_searcher(study, quick)
     numbers = [before.suggest(name)["number"] for name in "abc"]  # type: ignore[index, call-overload]
     # a: two epochs in its checkpoint, none in the journal; b: never started; c: damaged newest, intact older checkpoint
@@ -78,9 +82,7 @@ def test_a_trial_that_had_trained_its_last_epoch_is_ended_not_run(
     assert after.num_finished == 1
 
 
-def test_nothing_stays_running_when_the_time_is_over(tmp_path: Path, quick: SearchConfig) -> None:
-    with locked(tmp_path):
-        study = open_study(tmp_path, quick)
+def test_nothing_stays_running_when_the_time_is_over(study: optuna.Study, quick: SearchConfig) -> None:
     searcher = new_searcher(study, quick)
     searcher.suggest("a")
     searcher.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
@@ -93,10 +95,8 @@ def test_nothing_stays_running_when_the_time_is_over(tmp_path: Path, quick: Sear
 
 
 def test_a_trial_that_waited_when_the_time_was_over_is_ended_without_a_value_and_not_counted(
-    tmp_path: Path, quick: SearchConfig
+    study: optuna.Study, quick: SearchConfig
 ) -> None:
-    with locked(tmp_path):
-        study = open_study(tmp_path, quick)
     searcher = new_searcher(study, quick)
     searcher.suggest("a")
     searcher.closed = True
@@ -110,9 +110,9 @@ def test_a_trial_that_waited_when_the_time_was_over_is_ended_without_a_value_and
     assert study.trials[-1].system_attrs["fixed_params"] == trial.params  # a search that is resumed begins with it
 
 
-def test_trials_that_wait_are_taken_out_of_the_queue_once_the_time_is_over(tmp_path: Path, quick: SearchConfig) -> None:
-    with locked(tmp_path):
-        study = open_study(tmp_path, quick)
+def test_trials_that_wait_are_taken_out_of_the_queue_once_the_time_is_over(
+    study: optuna.Study, quick: SearchConfig
+) -> None:
     for name in ("asha", "none"):
         scheduler = quick.scheduler.model_copy(update={"name": name})
         searcher = new_searcher(study, quick.model_copy(update={"scheduler": scheduler}))
@@ -150,10 +150,8 @@ def test_training_ends_as_long_before_the_budget_as_shutting_down_takes(
     ("attribute", "state"), [(("stopped_by", "asha"), "PRUNED"), (("reason", "ValueError: no"), "FAIL")]
 )
 def test_a_kill_between_the_reason_and_the_ending_does_not_revive_a_trial(
-    tmp_path: Path, quick: SearchConfig, attribute: tuple[str, str], state: str
+    tmp_path: Path, study: optuna.Study, quick: SearchConfig, attribute: tuple[str, str], state: str
 ) -> None:
-    with locked(tmp_path):
-        study = open_study(tmp_path, quick)
     before = new_searcher(study, quick)
     before.suggest("a")
     before.on_trial_result("a", {"epoch": 1, "val_accuracy": 0.4})
