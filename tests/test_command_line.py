@@ -40,7 +40,7 @@ def check_tensorboard(directory: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A quick search that has ended, and what it printed."""
     place = tmp_path_factory.mktemp("search")
-    output = run(*QUICK, cwd=place).stdout
+    output = run(*QUICK, "--seed", "3", cwd=place).stdout
     return place, output
 
 
@@ -79,7 +79,7 @@ def test_the_best_model_is_evaluated_on_the_test_split(finished: tuple[Path, str
 
 def test_resume_searches_further_and_refuses_another_search(finished: tuple[Path, str]) -> None:
     place, _ = finished
-    refused = run("--resume", "runs/run", "--set", "train.epochs=5", "--seed", "3", cwd=place, check=2)
+    refused = run("--resume", "runs/run", "--set", "train.epochs=5", "--seed", "4", cwd=place, check=2)
     assert "train.epochs: this search was started with 3" in refused.stderr and "search.seed" in refused.stderr
     before = {trial.number: trial for trial in counted(place / "runs" / "run")}
     run("--resume", "runs/run", "--num-samples", "8", cwd=place)
@@ -94,7 +94,7 @@ def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_fi
 
     place, _ = finished
     old, new = place / "runs" / "run", place / "runs" / "warm"
-    narrower = ["--set", "space.model.depth={int: [1, 2]}", "--name", "warm", "--num-samples", "4"]
+    narrower = ["--set", "space.model.depth={int: [1, 2]}", "--seed", "3", "--name", "warm", "--num-samples", "4"]
     output = run(*QUICK, *narrower, "--warm-start", "runs/run", cwd=place).stdout
     known = [trial for trial in counted(old) if trial.params["model.depth"] <= 2]
     assert f"run: {len(known)} of {len(trials_of(old))} trials inform the sampler" in output
@@ -115,7 +115,7 @@ def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_fi
     assert set(sources["number"]) - set(search.trials["number"]) == {trial.number for trial in taken}
     refused = run("--resume", "runs/warm", "--warm-start", "runs/run", cwd=place, check=2)
     assert refused.stderr.count("error:") == 1 and "--warm-start: must not be given with --resume" in refused.stderr
-    resume = ["--resume", "runs/warm", *QUICK[:2], *narrower[:2], "--num-samples", "5"]
+    resume = ["--resume", "runs/warm", *QUICK[:2], *narrower[:4], "--num-samples", "5"]
     assert "5/5 trials" in run(*resume, cwd=place).stdout
     assert sum("source" in trial.user_attrs for trial in trials_of(new)) == len(taken)
 

@@ -253,6 +253,16 @@ def test_any_input_gives_a_config_or_a_config_error(overrides: dict[str, Any], s
         assert error.errors and all(error.errors)
 
 
+def test_the_seed_that_cut_val_is_written_and_searches_that_lack_it_keep_their_split() -> None:
+    config = parse_config({"search": {"seed": 3}}, {})
+    config = config.model_copy(update={"data": config.base.data})  # as a search does when it begins
+    written = yaml.safe_load(config.to_yaml())
+    assert written["data"]["split_seed"] == 3 and parse_config(written, {}) == config
+    assert errors_of(written, {"data.split_seed": 4}) == errors_of({"data": {"split_seed": 4}})
+    del written["data"]["split_seed"]  # a version that cut val by seed 0, whatever search.seed was
+    assert parse_config(written, {}).data.split_seed == 0
+
+
 def test_readers_take_what_they_know_of_a_config_of_another_version() -> None:
     config = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
     written = yaml.safe_load(config.to_yaml())
