@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.reading.place import AnalysisError, check_place
+from analysis.reading.place import AnalysisError, check_directory
 from search.flags import parse_flags
+from search.record.storage import is_url
 from training.messages import printable
 
 DESCRIPTION = """\
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 for input that cannot be analysed."""
     arguments = parse_flags(parser(), argv)
     try:
-        if arguments.run:
-            check_place(arguments.run)
+        if arguments.run and not is_url(arguments.run):  # a URL is asked later
+            check_directory(Path(arguments.run))
         from analysis.printing import carry_out  # with torch, pandas and Matplotlib, for seconds
 
         return carry_out(arguments)

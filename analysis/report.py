@@ -33,12 +33,14 @@ from analysis.figures.style import Picture, save_png, to_svg
 from analysis.findings.audit import Audit, load_audit
 from analysis.findings.audit_report import advice, audit_json, audit_rows, audit_sentences
 from analysis.findings.checks import checks
-from analysis.findings.confirmation import Confirmation, evaluate_confirmation, load_confirmation
-from analysis.findings.confirmation_report import (
-    confirmation_json,
-    confirmation_rows,
-    confirmation_sentences,
+from analysis.findings.confirmation import (
+    Confirmation,
+    confirmation_data,
+    evaluate_confirmation,
+    load_confirmation,
+    ranked_sources,
 )
+from analysis.findings.confirmation_report import confirmation_json, confirmation_sentences, interval_text
 from analysis.findings.verdict import verdict
 from analysis.reading.results import AnalysisError, SearchResults
 from analysis.reading.tables import endings, hyperparameters
@@ -120,12 +122,22 @@ def render(analysis: Analysis, report: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=text.percent, compact=text.compact, duration=text.duration)
+    environment.tests["there"] = pd.notna
+    environment.filters.update(
+        percent=text.percent, compact=text.compact, duration=text.duration, shown=text.shown, interval=interval_text
+    )
     results, evaluation = analysis.results, analysis.evaluation
-    winner = evaluation.winner
-    test = [] if winner is None else prediction_pictures(winner)
-    if winner is not None and winner.predictions is not None:
-        write_evaluation(test, scalars_of(winner.metrics()), results.run)
+    test, layers = [], []
+    if (winner := evaluation.winner) is not None:
+        test, meta = prediction_pictures(winner), read_meta(winner.checkpoint)
+        layers = layer_table(meta["config"].model, meta["image_shape"], len(meta["class_names"]))
+        if winner.predictions is not None:
+            scalars = {
+                f"test/{name}": value
+                for name, value in winner.metrics().items()
+                if name not in ("number", "epoch", "provisional") and isinstance(value, int | float)
+            }
+            write_evaluation(test, scalars, results.run)
     return environment.get_template("report.html.j2").render(
         name=results.name,
         notice=results.notice,
@@ -137,9 +149,10 @@ def render(analysis: Analysis, report: Path) -> str:
         search=drawn(search_pictures(results), report),
         space=drawn(space_pictures(results), report),
         network=drawn(network_pictures(evaluation), report),
-        layers=layers_of(winner.checkpoint) if winner else [],
+        layers=layers,
         test=drawn(test, report),
         leaderboard=leaderboard(results),
+        paths=hyperparameters(results.trials),
         openings=evaluation.openings,
         entries=[environment_rows(entry) for entry in results.environment],
         run=shlex.quote(results.place),
@@ -156,22 +169,15 @@ def drawn(pictures: Iterable[Picture], report: Path) -> list[dict[str, Any]]:
     return shown
 
 
-def scalars_of(metrics: dict[str, Any]) -> dict[str, float]:
-    """The single numbers of a trial's metrics, for TensorBoard."""
-    return {
-        f"test/{name}": value
-        for name, value in metrics.items()
-        if name not in ("number", "epoch", "provisional") and isinstance(value, int | float)
-    }
-
-
 def confirmation_part(analysis: Analysis, report: Path) -> dict[str, Any] | None:
     """What the winner is worth by trainings with fresh seeds; None where there are none."""
     confirmation, results = analysis.confirmation, analysis.results
     if confirmation is None:
         return None
+    data = confirmation_data(confirmation.trainings, results.trials)
     return {
-        "rows": confirmation_rows(confirmation, results),
+        "rows": data.to_dict("records"),
+        "winner": next(iter(ranked_sources(data)), None),
         "sentences": confirmation_sentences(confirmation, results),
         "pictures": drawn(confirmation_pictures(confirmation, results), report),
     }
@@ -189,31 +195,13 @@ def audit_part(audit: Audit | None, report: Path) -> dict[str, Any] | None:
     }
 
 
-def layers_of(checkpoint: Path) -> list[dict[str, Any]]:
-    """The layers of a checkpoint's network as a table."""
-    meta = read_meta(checkpoint)
-    return layer_table(meta["config"].model, meta["image_shape"], len(meta["class_names"]))
-
-
-def leaderboard(results: SearchResults) -> dict[str, Any]:
-    """The ten best trials, as every part of the project ranks them, with the paths of the space."""
-    trials = results.trials
-    known = trials.assign(ending=endings(trials))[trials["val_accuracy"].notna()].to_dict("records")
-    ranked = sorted(known, key=lambda row: rank(row["ending"], row["epochs"], row["val_accuracy"]), reverse=True)
-    paths = hyperparameters(trials)
-    rows = [
-        {
-            "number": int(row["number"]),
-            "val_accuracy": float(row["val_accuracy"]),
-            "state": row["state"],
-            "epochs": int(row["epochs"]),
-            "seconds": None if pd.isna(row["seconds"]) else float(row["seconds"]),
-            "num_params": None if pd.isna(row["num_params"]) else int(row["num_params"]),
-            "values": [text.shown(row[path]) for path in paths],
-        }
-        for row in ranked[:LEADERBOARD]
+def leaderboard(results: SearchResults) -> list[dict[Any, Any]]:
+    """The rows of the ten best trials, as every part of the project ranks them."""
+    known = results.trials.assign(ending=endings(results.trials))[results.trials["val_accuracy"].notna()]
+    rows = known.to_dict("records")
+    return sorted(rows, key=lambda row: rank(row["ending"], row["epochs"], row["val_accuracy"]), reverse=True)[
+        :LEADERBOARD
     ]
-    return {"paths": paths, "rows": rows}
 
 
 def environment_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:

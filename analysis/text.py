@@ -11,8 +11,8 @@ from training.messages import shortened
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share in [0, 1] as `97.50 %`."""
-    return f"{100 * share:.{digits}f} %"
+    """A share in [0, 1] as `97.50 %`; a dash for NaN."""
+    return "–" if math.isnan(share) else f"{100 * share:.{digits}f} %"
 
 
 def points(difference: float) -> str:

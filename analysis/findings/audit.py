@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from analysis.evaluating.statistics import weighted_rank_correlation, wilson_interval
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
 from analysis.reading.tables import endings
-from search.record.endings import Ending, ending
+from search.record.endings import Ending
 from search.record.rungs import rung_epochs
 
 DIRECTORY = "audit"
@@ -70,95 +70,64 @@ class Audit:
 
 
 def load_audit(results: SearchResults) -> Audit | None:
-    """Read RUN/audit; None where there is none. Whatever else is wrong is said in `problems`."""
-    tables = (results.trials.iloc[:0], results.epochs.iloc[:0])
-    problems: list[str] = []
+    """Read RUN/audit; None if there is none. Whatever else is wrong is said in `problems`."""
     try:
         continued = load_nested(results, DIRECTORY)
-        if continued is None:
-            return None
-        tables = (continued.trials, continued.epochs)
     except AnalysisError as error:
-        problems.append(str(error))
-    scheduler = results.settings.scheduler
-    return audit_data(
-        results.trials,
-        results.epochs,
-        *tables,
-        epochs=results.config.train.epochs,
-        grace_epochs=scheduler.grace_epochs,
-        reduction_factor=scheduler.reduction_factor,
-        run=results.place,
-        problems=problems,
-    )
+        return audit_data(results, results.trials.head(0), results.epochs.head(0), [str(error)])
+    return None if continued is None else audit_data(results, continued.trials, continued.epochs, [])
 
 
 def audit_data(
-    search_trials: pd.DataFrame,
-    search_epochs: pd.DataFrame,
-    audit_trials: pd.DataFrame,
-    audit_epochs: pd.DataFrame,
-    *,
-    epochs: int,
-    grace_epochs: int,
-    reduction_factor: float,
-    run: Path | str,
-    problems: list[str] | None = None,
+    results: SearchResults, audit_trials: pd.DataFrame, audit_epochs: pd.DataFrame, problems: list[str]
 ) -> Audit:
-    """What became of the audited trials, from the tables of the search and of RUN/audit."""
-    stopped = search_trials[endings(search_trials) == Ending.ASHA]
-    complete = search_trials[(search_trials["state"] == "COMPLETE") & search_trials["val_accuracy"].notna()]
+    """What became of the audited trials, from the search and the tables of RUN/audit."""
+    epochs, scheduler, trials = results.config.train.epochs, results.settings.scheduler, results.trials
+    stopped = trials[endings(trials) == Ending.ASHA]
+    complete = trials[(trials["state"] == "COMPLETE") & trials["val_accuracy"].notna()]
     best = None
     if len(complete):
         first = complete.sort_values(["val_accuracy", "number"], ascending=[False, True]).iloc[0]
         best = int(first["number"]), float(first["val_accuracy"])
-    audited = _audited(stopped, audit_trials, None if best is None else best[1])
-    is_complete = audited["ending"] == Ending.COMPLETE
-    sources = dict(zip(audited["audit_number"][is_complete], audited["number"][is_complete], strict=True))
-    continued = audit_epochs[audit_epochs["number"].isin(list(sources))]
+    audited = _audited(stopped, audit_trials, nan if best is None else best[1])
+    sources = audited[audited["ending"] == Ending.COMPLETE].set_index("audit_number")["number"]
+    continued = audit_epochs[audit_epochs["number"].isin(sources.index)]
     curves = [
         _whole_curves(continued.assign(number=continued["number"].map(sources)), epochs, "stopped"),
-        _whole_curves(search_epochs[search_epochs["number"].isin(complete["number"])], epochs, "complete"),
+        _whole_curves(results.epochs[results.epochs["number"].isin(complete["number"])], epochs, "complete"),
     ]
     return Audit(
-        run=run,
+        run=results.place,
         epochs=epochs,
-        grace_epochs=grace_epochs,
-        reduction_factor=reduction_factor,
+        grace_epochs=scheduler.grace_epochs,
+        reduction_factor=scheduler.reduction_factor,
         population=len(stopped),
         best=best,
         trials=audited.drop(columns="audit_number"),
         curves=pd.concat([curve for curve in curves if len(curve)] or curves[:1], ignore_index=True),
-        problems=problems or [],
+        problems=problems,
     )
 
 
-def _audited(stopped: pd.DataFrame, audit_trials: pd.DataFrame, best: float | None) -> pd.DataFrame:
+def _audited(stopped: pd.DataFrame, audit_trials: pd.DataFrame, best: float) -> pd.DataFrame:
     """Audit.trials, with the number in RUN/audit; a trial audited again counts once, the COMPLETE one first."""
-    columns = ["number", "audit_number", "epoch", "accuracy", "ending", "final_accuracy", "above"]
-    if "source_number" not in audit_trials:
-        audit_trials = audit_trials.assign(source_number=pd.Series(dtype="Int64"))
-    known = audit_trials[audit_trials["source_number"].isin(stopped["number"])]
-    rows = []
-    in_search = {trial["number"]: trial for trial in stopped.to_dict("records")}
-    for trial in known.to_dict("records"):
-        number, end = int(trial["source_number"]), ending(trial["state"], trial["stopped_by"])
-        final = float(trial["val_accuracy"]) if end == Ending.COMPLETE else nan
-        rows.append(
-            {
-                "number": number,
-                "audit_number": int(trial["number"]),
-                "epoch": int(in_search[number]["epochs"]),
-                "accuracy": float(in_search[number]["val_accuracy"]),
-                "ending": end,
-                "final_accuracy": final,
-                "above": best is not None and final > best,
-            }
-        )
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["is_known"] = frame["ending"].isin(KNOWN_ENDS)
+    ends = endings(audit_trials)
+    continued = pd.DataFrame(
+        {
+            "number": audit_trials.get("source_number", pd.Series(dtype="Int64")),
+            "audit_number": audit_trials["number"],
+            "ending": ends,
+            "final_accuracy": audit_trials["val_accuracy"].where(ends == Ending.COMPLETE),
+            "is_known": ends.isin(KNOWN_ENDS),
+        }
+    )
+    in_search = stopped[["number", "epochs", "val_accuracy"]].set_axis(["number", "epoch", "accuracy"], axis=1)
+    frame = in_search.merge(continued.dropna(subset="number").astype({"number": "int64"}), on="number")
     frame = frame.sort_values(["number", "is_known", "audit_number"], ascending=[True, False, True])
-    return frame.drop_duplicates("number", ignore_index=True)[columns]
+    frame = frame.drop_duplicates("number", ignore_index=True).assign(
+        above=lambda table: table["final_accuracy"] > best
+    )
+    return frame[["number", "audit_number", "epoch", "accuracy", "ending", "final_accuracy", "above"]]
 
 
 def _whole_curves(table: pd.DataFrame, epochs: int, group: str) -> pd.DataFrame:
@@ -191,16 +160,12 @@ def stopping_data(audit: Audit) -> dict[str, Any]:
     }
 
 
-def curve_matrix(
-    audit: Audit, only_stopped: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def curve_matrix(audit: Audit) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """(curves, weights, is_stopped) of n whole curves: val accuracies (n, epochs), how many trials of the search each
-    stands for, (n,), and whether it had been stopped, (n,). The audited trials alone have weight 1."""
-    curves = audit.curves[audit.curves["group"] == "stopped"] if only_stopped else audit.curves
-    table = curves.pivot_table(index=["group", "number"], columns="epoch", values="val_accuracy")
+    stands for, (n,), and whether it had been stopped, (n,)."""
+    table = audit.curves.pivot_table(index=["group", "number"], columns="epoch", values="val_accuracy")
     is_stopped = np.array([group == "stopped" for group, _ in table.index], dtype=bool)
-    stands_for = audit.population / max(1, int(is_stopped.sum()))
-    weights = np.where(is_stopped & (not only_stopped), stands_for, 1.0)
+    weights = np.where(is_stopped, audit.population / max(1, int(is_stopped.sum())), 1.0)
     return table.to_numpy(dtype=float), weights, is_stopped
 
 
@@ -212,16 +177,19 @@ def rank_correlation_data(audit: Audit) -> pd.DataFrame:
     fewer than 5 whole curves of audited trials; the last epoch, whose rho is 1, is left out.
     """
     rows = []
-    for group in ("stopped", "all") if whole_curves(audit) >= FEWEST_FOR_RHO else ():
-        curves, weights, is_stopped = curve_matrix(audit, group == "stopped")
-        n = len(curves)
-        drawn = weights * resampled(is_stopped, np.random.default_rng(SEED))
-        for epoch in range(1, audit.epochs):
-            rho = float(weighted_rank_correlation(curves[:, epoch - 1], curves[:, -1], weights))
-            replicates = weighted_rank_correlation(curves[:, epoch - 1], curves[:, -1], drawn)
-            known = replicates[~np.isnan(replicates)]
-            low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (nan, nan)
-            rows.append((group, epoch, rho, float(low), float(high), n))
+    if whole_curves(audit) >= FEWEST_FOR_RHO:
+        curves, weights, is_stopped = curve_matrix(audit)
+        alone, everywhere = np.ones(int(is_stopped.sum())), np.ones_like(is_stopped)
+        for group, there, stands_for in (("stopped", is_stopped, alone), ("all", everywhere, weights)):
+            last = curves[there, -1]
+            drawn = stands_for * resampled(is_stopped[there], np.random.default_rng(SEED))
+            for epoch in range(1, audit.epochs):
+                values = curves[there, epoch - 1]
+                rho = float(weighted_rank_correlation(values, last, stands_for))
+                replicates = weighted_rank_correlation(values, last, drawn)
+                known = replicates[~np.isnan(replicates)]
+                low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (nan, nan)
+                rows.append((group, epoch, rho, float(low), float(high), len(last)))
     return pd.DataFrame(rows, columns=["group", "epoch", "rho", "low", "high", "n"])
 
 
@@ -270,7 +238,7 @@ def grace_data(audit: Audit) -> pd.DataFrame:
     columns = ["grace_epochs", "safe_share", "mean_loss", "epoch_share"]
     if whole_curves(audit) < ADVISED_FROM:
         return pd.DataFrame(columns=columns)
-    curves, weights, is_stopped = curve_matrix(audit, only_stopped=False)
+    curves, weights, is_stopped = curve_matrix(audit)
     trials, generator = min(LARGEST_REPLAY, round(weights.sum())), np.random.default_rng(SEED)
     chances = weights * resampled(is_stopped, generator)
     chances /= chances.sum(1, keepdims=True)

@@ -1,8 +1,8 @@
 """What the audit says: sentences, the advice, the table of the report and the part of test_metrics.json."""
 
+from math import isnan
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.findings.audit import (
@@ -52,27 +52,21 @@ def stopping_sentence(audit: Audit) -> str:
         return "The search has no COMPLETE trial with which its stopped ones could be compared."
     number, accuracy = audit.best
     low, high = found["interval"]
-    sampled = (
-        "all stopped ones, so that there is no chance of sampling"
-        if found["n"] == audit.population
-        else f"95 % Wilson interval {100 * low:.{digits}f} to {percent(high, digits)}"
-    )
+    sampled = f"95 % Wilson interval {100 * low:.{digits}f} to {percent(high, digits)}"
+    if found["n"] == audit.population:
+        sampled = "all stopped ones, so that there is no chance of sampling"
     text = (
         f"{found['above']} of {found['n']} would have ended above trial {number}, the best of the search with "
         f"{percent(accuracy)} val accuracy: {percent(found['share'], digits)} ({sampled})."
     )
-    if found["above"] > 0 and found["n"] < audit.population:
-        text += f" That is about {found['share'] * audit.population:.0f} of {audit.population} stopped trials."
     if not found["above"]:
         return f"{text} Stopping these early cost nothing."
+    if found["n"] < audit.population:
+        text += f" That is about {found['share'] * audit.population:.0f} of {audit.population} stopped trials."
     return (
         f"{text} The best of them would have added {points(found['regret'])} points, a stopped trial on average "
         f"{points(found['expected_regret'])}; each was trained once, and the highest of several is flattered by chance."
     )
-
-
-def signed(number: float) -> str:
-    return f"{number:.2f}".replace("-", "−")
 
 
 def rank_correlation_sentence(data: pd.DataFrame, rungs: list[int]) -> str:
@@ -83,12 +77,13 @@ def rank_correlation_sentence(data: pd.DataFrame, rungs: list[int]) -> str:
         return f"No rank correlation: it needs {FEWEST_FOR_RHO} audited trials with whole curves, and an earlier rung."
     texts = []
     for row in rows.to_dict("records"):
-        n, rho, low, high = row["n"], row["rho"], signed(row["low"]), signed(row["high"])
+        n = row["n"]
+        rho, low, high = (f"{row[name]:.2f}".replace("-", "−") for name in ("rho", "low", "high"))
         who = f"the {n} audited trials alone" if row["group"] == "stopped" else f"all trials ({n} curves)"
-        if np.isnan(rho):
+        if isnan(row["rho"]):
             texts.append(f"undefined among {who}, whose accuracies do not vary")
         else:
-            texts.append(f"{signed(rho)} among {who} (95 % bootstrap interval {low} to {high})")
+            texts.append(f"{rho} among {who} (95 % bootstrap interval {low} to {high})")
     weighted = " Among all, each audited trial counts as the stopped ones it stands for." if len(rows) > 1 else ""
     return (
         f"Spearman's rank correlation of val accuracy at the first rung, epoch {at}, with that at the end is "
@@ -98,21 +93,14 @@ def rank_correlation_sentence(data: pd.DataFrame, rungs: list[int]) -> str:
 
 def advice(audit: Audit) -> tuple[str, str | None]:
     """(what the audit advises on the grace period, the command for it or None where nothing is to be done)."""
-    known, run = whole_curves(audit), str(audit.run)
-    curves = len(audit.curves) // audit.epochs
-    grace = advised_grace(audit.replays)
+    run, curves, grace = str(audit.run), len(audit.curves) // audit.epochs, advised_grace(audit.replays)
+    if grace is None and audit.population < ADVISED_FROM:
+        stopped = f"ASHA stopped only {plural(audit.population, 'trial')}"
+        return f"{stopped}; from {ADVISED_FROM} audited ones on the grace period can be judged.", None
     if grace is None:
-        if audit.population < ADVISED_FROM:
-            return (
-                f"ASHA stopped only {plural(audit.population, 'trial')}; from {ADVISED_FROM} audited ones on the grace "
-                "period can be judged.",
-                None,
-            )
-        return (
-            f"From {ADVISED_FROM} audited trials on the grace period can be judged; {ADVISED_FROM - known} more are "
-            "needed.",
-            run_search("--audit", run, "--trials", str(ADVISED_FROM)),
-        )
+        more = f"{ADVISED_FROM - whole_curves(audit)} more are needed"
+        text = f"From {ADVISED_FROM} audited trials on the grace period can be judged; {more}."
+        return text, run_search("--audit", run, "--trials", str(ADVISED_FROM))
     rows = {row["grace_epochs"]: row for row in audit.replays.to_dict("records")}
     present, best = rows[min(audit.grace_epochs, audit.epochs)], rows[grace]
     text = (
@@ -139,21 +127,9 @@ def audit_sentences(audit: Audit) -> list[str]:
     return [*audit.problems, state_sentence(audit), stopping_sentence(audit), rho, advice(audit)[0]]
 
 
-def audit_rows(audit: Audit) -> list[dict[str, Any]]:
-    """The table of the report: one row for each audited trial, the highest final accuracy first."""
-    ranked = audit.trials.sort_values("final_accuracy", ascending=False, kind="stable")
-    known = ranked["final_accuracy"].notna()
-    finals = [percent(final) for final in ranked["final_accuracy"][known]] + ranked["ending"][~known].tolist()
-    return [
-        {
-            "number": trial["number"],
-            "stopped_after": trial["epoch"],
-            "accuracy": "–" if np.isnan(trial["accuracy"]) else percent(trial["accuracy"]),
-            "final_accuracy": final,
-            "above": bool(trial["above"]),
-        }
-        for trial, final in zip(ranked.to_dict("records"), finals, strict=True)
-    ]
+def audit_rows(audit: Audit) -> list[dict[Any, Any]]:
+    """The table of the report: one row of Audit.trials for each audited trial, the highest final accuracy first."""
+    return audit.trials.sort_values("final_accuracy", ascending=False, kind="stable").to_dict("records")
 
 
 def audit_json(audit: Audit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from analysis.reading.files import AnalysisError
+from analysis.reading.place import AnalysisError
 from search.record.run_directory import CONFIG, ENVIRONMENT, JOURNAL
 from search.record.storage import STORAGE_ERRORS, Mirror, open_url, why_failed
 from search.record.storage import child_of as child_url

@@ -3,17 +3,10 @@
 from pathlib import Path
 
 from search.record.run_directory import CONFIG, JOURNAL
-from search.record.storage import is_url
 
 
 class AnalysisError(Exception):
     """What cannot be analysed: says what is wrong, and the remedy."""
-
-
-def check_place(run: str) -> None:
-    """Refuse what is no run directory on this machine; a URL is asked later. Raises AnalysisError."""
-    if not is_url(run):
-        check_directory(Path(run))
 
 
 def check_directory(run: Path) -> None:

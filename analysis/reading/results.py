@@ -1,7 +1,7 @@
 """A search as it is analysed: trials and epochs as DataFrames, the space, the best trial, and what is missing."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,19 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.reading.bucket import fetch_run, fetch_tensors, nested, newest_run_at, send_report
-from analysis.reading.files import AnalysisError as AnalysisError
-from analysis.reading.files import read_curves, read_journal, read_settings
+from analysis.reading.place import AnalysisError, check_directory
 from analysis.reading.tables import Curve, epochs_table, last_epoch, trials_table
-from search.config import SearchConfig
-from search.record.checkpoints import find_checkpoint
+from search.config import SearchConfig, read_yaml, written_config
+from search.record.checkpoints import checkpoint_directories, find_checkpoint
 from search.record.endings import Ending, Infeasible, ending_of, infeasibility_of, is_own
 from search.record.environment import read_environment
+from search.record.journal import JournalError, read_trials
 from search.record.run_directory import CONFIG, JOURNAL
 from search.record.storage import Mirror, child_of, is_url, url_name
 from search.space import SpaceEntry
+from training.checkpoint import CheckpointError, read_meta
 from training.config import TrialConfig
+from training.errors import ConfigError
 from training.messages import shown
 
 
@@ -67,7 +69,7 @@ class SearchResults:
     @property
     def place(self) -> str:
         """What a user calls the run directory: its path, or its URL."""
-        return place_of(self.run, self.mirror)
+        return str(self.run) if self.mirror is None else self.mirror.url
 
     @property
     def name(self) -> str:
@@ -156,11 +158,6 @@ def fetcher(mirror: Mirror | None) -> Callable[[Path], None] | None:
     return None if mirror is None else partial(fetch_tensors, mirror)
 
 
-def place_of(run: Path, mirror: Mirror | None) -> str:
-    """What a user calls a run directory: its path, or its URL."""
-    return str(run) if mirror is None else mirror.url
-
-
 def worded(sentence: str, run: Path, mirror: Mirror | None) -> str:
     """A sentence with the URL, without its parameters, where it names the working copy."""
     return sentence if mirror is None else sentence.replace(str(run), mirror.url.partition("?")[0])
@@ -169,89 +166,114 @@ def worded(sentence: str, run: Path, mirror: Mirror | None) -> str:
 def read_search(run: Path, mirror: Mirror | None, sources: bool = False) -> SearchResults:
     """Read a run directory, or the working copy of one. Raises AnalysisError."""
     try:
-        return _read_search(run, mirror, sources)
+        settings, warnings = read_settings(run)
+        every_trial = read_journal(run)
     except AnalysisError as error:
         raise AnalysisError(worded(str(error), run, mirror)) from None
-
-
-def _read_search(run: Path, mirror: Mirror | None, sources: bool) -> SearchResults:
-    settings, warnings = read_settings(run)
-    every_trial = read_journal(run)
     environment, problem = read_environment(run)
     warnings += [problem] if problem else []
     own = [trial for trial in every_trial if is_own(trial)]
     listed = every_trial if sources else own
     curves = read_curves(run, {trial.number for trial in own}, warnings)
-    best = find_best(run, own, curves, mirror)
-    warnings += what_is_missing(run, own, best, mirror)
-    return SearchResults(
+    results = SearchResults(
         run=run,
         settings=settings,
         environment=environment,
         trials=trials_table(listed, curves, settings.space, sources),
         epochs=epochs_table(listed, curves),
-        best_trial=best,
+        best_trial=find_best(run, own, curves, mirror),
         params={trial.number: dict(trial.params) for trial in listed},
         infeasible={trial.number: why for trial in own if (why := infeasibility_of(trial)) is not None},
-        warnings=list(dict.fromkeys(worded(warning, run, mirror) for warning in warnings)),
         mirror=mirror,
     )
+    warnings += what_is_missing(results, own)
+    results.warnings.extend(dict.fromkeys(map(results.worded, warnings)))
+    return results
+
+
+def read_settings(run: Path) -> tuple[SearchConfig, list[str]]:
+    """(search.yaml, warnings). Raises AnalysisError."""
+    check_directory(run)
+    try:
+        settings, unknown = written_config(read_yaml(run / CONFIG))
+    except ConfigError as error:
+        raise AnalysisError(f"{run / CONFIG} is not a config of this version: {error}. Restore it.") from None
+    return settings, [f"{CONFIG}: {line}, and is left out." for line in unknown]
+
+
+def read_journal(run: Path) -> list[FrozenTrial]:
+    """The trials of the only study in the journal, those not begun left out. Raises AnalysisError."""
+    try:
+        trials = read_trials(run / JOURNAL)
+    except JournalError as error:
+        raise AnalysisError(f"{error}. Restore it from a copy.") from error
+    if trials is None:
+        raise AnalysisError(f"{run / JOURNAL} holds no study yet: the search has not begun. Try again when it has.")
+    return trials
+
+
+def read_curves(run: Path, numbers: set[int], warnings: list[str]) -> dict[int, Curve]:
+    """Learning curves by trial number, from every meta.json; of two words on an epoch the later counts."""
+    results: dict[int, list[Any]] = {}
+    for number, directory in checkpoint_directories(run):
+        if number not in numbers:
+            warnings.append(f"{directory.parent.name} belongs to no trial of the journal and is ignored.")
+            continue
+        try:
+            results.setdefault(number, []).extend(read_meta(directory)["results"])
+        except CheckpointError as error:
+            warnings.append(f"Trial {number}: {error}. This checkpoint is passed over.")
+    return {
+        number: {result.epoch: result for result in sorted(found, key=lambda result: result.finished_at)}
+        for number, found in results.items()
+        if found
+    }
 
 
 def find_best(
-    run: Path, trials: Sequence[FrozenTrial], curves: dict[int, Curve], mirror: Mirror | None = None
+    run: Path, trials: Sequence[FrozenTrial], curves: Mapping[int, Curve], mirror: Mirror | None = None
 ) -> BestTrial | None:
     """COMPLETE and feasible with the highest value; else the PRUNED trial that got furthest and can be loaded."""
+    reached = {trial.number: last_epoch(trial, curves.get(trial.number, {})) for trial in trials}
     complete = [t for t in trials if t.state == TrialState.COMPLETE and all(v <= 0 for v in t.constraints.values())]
-    if complete:
-        return _best_trial(max(complete, key=lambda trial: (trial.value, -trial.number)), curves, provisional=False)
     pruned = [
         trial
         for trial in trials
         if trial.state == TrialState.PRUNED and ending_of(trial) not in (Ending.DIVERGED, Ending.INFEASIBLE)
     ]
-    for trial in sorted(pruned, key=lambda trial: last_epoch(trial, curves.get(trial.number, {})), reverse=True):
-        if find_checkpoint(run, trial.number, fetcher(mirror))[0] is not None:
-            return _best_trial(trial, curves, provisional=True)
-    return None
+    best = max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    if best is None:
+        furthest = sorted(pruned, key=lambda trial: reached[trial.number], reverse=True)
+        usable = (trial for trial in furthest if find_checkpoint(run, trial.number, fetcher(mirror))[0] is not None)
+        best = next(usable, None)
+    if best is None:
+        return None
+    epochs, val_accuracy = reached[best.number]
+    return BestTrial(best.number, val_accuracy, epochs, dict(best.params), provisional=not complete)
 
 
-def _best_trial(trial: FrozenTrial, curves: dict[int, Curve], provisional: bool) -> BestTrial:
-    epochs, val_accuracy = last_epoch(trial, curves.get(trial.number, {}))
-    return BestTrial(trial.number, val_accuracy, epochs, dict(trial.params), provisional)
-
-
-def what_is_missing(
-    run: Path, trials: Sequence[FrozenTrial], best: BestTrial | None, mirror: Mirror | None
-) -> list[str]:
-    """What a reader of the results has to know, in sentences."""
-    warnings = []
-    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+def what_is_missing(results: SearchResults, own: Sequence[FrozenTrial]) -> list[str]:
+    """What a reader of the results has to know, in sentences; `own`: the search's own trials."""
+    warnings, best = [], results.best_trial
+    running = sum(trial.state == TrialState.RUNNING for trial in own)
     if running:
         warnings.append(
             f"{running} {'trial is' if running == 1 else 'trials are'} RUNNING: the search is still going, or was "
-            f"interrupted (then go on with: python run_search.py --resume {shlex.quote(place_of(run, mirror))}). "
+            f"interrupted (then go on with: python run_search.py --resume {shlex.quote(results.place)}). "
             "These results are not final."
         )
     if best is None:
-        states = "no trial has begun" if not trials else f"none of {len(trials)} trials is COMPLETE or can be loaded"
-        warnings.append(f"There is no best trial: {states}. No network can be evaluated.")
-    elif best.provisional:
+        states = "no trial has begun" if not own else f"none of {len(own)} trials is COMPLETE or can be loaded"
+        return [*warnings, f"There is no best trial: {states}. No network can be evaluated."]
+    if best.provisional:
         warnings.append(
             f"No trial is COMPLETE. Trial {best.number}, pruned after {best.epochs} epochs, got furthest "
             "and stands in for the best one: provisional."
         )
-    for number in dict.fromkeys([best.number, 0] if best else []):
-        known = number in {trial.number for trial in trials}
-        warnings += _checkpoint_warnings(run, number, mirror) if known else []
-    return warnings
-
-
-def _checkpoint_warnings(run: Path, number: int, mirror: Mirror | None) -> list[str]:
-    checkpoint, problems = find_checkpoint(run, number, fetcher(mirror))
-    warnings = [f"Trial {number}: {problem}. This checkpoint is passed over." for problem in problems]
-    if checkpoint is None:
-        warnings.append(
-            f"Trial {number} has no readable checkpoint in {place_of(run, mirror)}: its network cannot be evaluated."
-        )
+    for number in sorted({best.number, 0} & {trial.number for trial in own}, reverse=True):
+        checkpoint, problems = find_checkpoint(results.run, number, fetcher(results.mirror))
+        warnings += [f"Trial {number}: {problem}. This checkpoint is passed over." for problem in problems]
+        if checkpoint is None:
+            missing = f"Trial {number} has no readable checkpoint in {results.place}"
+            warnings.append(f"{missing}: its network cannot be evaluated.")
     return warnings

@@ -72,10 +72,8 @@ def epochs_table(trials: Sequence[FrozenTrial], curves: Mapping[int, Curve]) -> 
     for trial in trials:
         curve = curves.get(trial.number, {})
         for epoch in sorted({*curve, *trial.intermediate_values}):
-            if epoch in curve:
-                rows.append({"number": trial.number, **asdict(curve[epoch])})
-            else:
-                rows.append({"number": trial.number, "epoch": epoch, "val_accuracy": trial.intermediate_values[epoch]})
+            known = {"epoch": epoch, "val_accuracy": trial.intermediate_values.get(epoch)}
+            rows.append({"number": trial.number, **(asdict(curve[epoch]) if epoch in curve else known)})
     return typed_table(rows, EPOCH_DTYPES)
 
 

@@ -68,12 +68,13 @@ class Infeasible:
 
 
 def infeasibility_of(trial: FrozenTrial) -> Infeasible | None:
-    """Why a trial is infeasible; None for other trials, and for journals of versions that wrote words only."""
-    written = trial.user_attrs.get(INFEASIBLE_KEY)
+    """Why a trial is infeasible; None for other trials, and if it was not written as this version does."""
     try:
-        return None if written is None else Infeasible(reason=trial.user_attrs["reason"], **written)
-    except (TypeError, KeyError):  # of a version to come
+        why = Infeasible(reason=trial.user_attrs["reason"], **trial.user_attrs[INFEASIBLE_KEY])
+    except (TypeError, KeyError):  # TypeError: it is no mapping, or one of other fields
         return None
+    is_known = isinstance(why.kind, str) and all(isinstance(number, int | None) for number in (why.cost, why.bound))
+    return why if is_known else None
 
 
 def end_pruned(study: Study, trial: Trial, ending: Ending, reason: str | None = None) -> None:

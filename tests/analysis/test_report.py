@@ -177,7 +177,7 @@ def test_a_diverged_trial_does_not_break_the_json(search_run, trained, capsys):
 
 def test_a_diverged_trial_stands_below_one_that_was_stopped_earlier(search_run):
     diverged = search_run.trial([0.5, 0.9], TrialState.PRUNED, stopped_by="diverged")
-    numbers = [row["number"] for row in leaderboard(load_search(search_run.path))["rows"]]
+    numbers = [row["number"] for row in leaderboard(load_search(search_run.path))]
     assert numbers[-2:] == [3, diverged]
 
 

@@ -1,18 +1,14 @@
-"""Checks of a search, each with what to run next: a file for each question. Pure functions of results.
+"""Checks of a search, each with what to run next. Pure functions of results.
 
 The questions are those of the "Deep Learning Tuning Playbook" (Godbole, Dahl, Gilmer, Shallue and Nado, 2023). The
 thresholds are rules of thumb.
 """
 
-from analysis.findings.checks.check import VERDICTS, Check
-from analysis.findings.checks.check import Verdict as Verdict
-from analysis.findings.checks.diverged import check_diverged
-from analysis.findings.checks.early_stopping import check_early_stopping
-from analysis.findings.checks.edges import check_edges
-from analysis.findings.checks.enough_trials import check_enough_trials
-from analysis.findings.checks.epochs import check_epochs
-from analysis.findings.checks.infeasible import check_infeasible
-from analysis.findings.checks.winner import check_winner
+from analysis.findings.checks.check import VERDICTS
+from analysis.findings.checks.check import Check as Check
+from analysis.findings.checks.space import check_edges, check_infeasible
+from analysis.findings.checks.training import check_diverged, check_early_stopping, check_epochs
+from analysis.findings.checks.winner import check_enough_trials, check_winner
 from analysis.reading.results import SearchResults
 
 

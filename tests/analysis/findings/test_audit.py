@@ -1,7 +1,7 @@
 """Stopped trials that went on: numbers by hand and against scipy, the stopping rule against one told in a loop."""
 
 import json
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,18 +59,30 @@ def tables(curves: Curves, states: dict[int, str], **columns: Any) -> tuple[pd.D
     return frames[0].assign(**columns), frames[1]
 
 
-def audit_of(search: Curves, audited: Curves, states: dict[int, str] | None = None, epochs: int = EPOCHS) -> Audit:
-    """An audit of the trials of `search` with fewer epochs; audited: source number -> curve; states of those."""
+def audit_of(
+    search: Curves, audited: Curves, states: dict[int, str] | None = None, epochs: int = EPOCHS, sources: Any = None
+) -> Audit:
+    """An audit of the trials of `search` with fewer epochs; audited: source number -> curve; states of those.
+
+    `sources` are the source numbers if they are not the keys of `audited`."""
     stopped = {number: "asha" for number, curve in search.items() if len(curve) < epochs}
-    numbered = dict(enumerate(audited.values()))
     endings = {number: (states or {}).get(source, "") for number, source in enumerate(audited)}
+    numbers = pd.Series(list(audited) if sources is None else sources, dtype="Int64")
     return audit_data(
-        *tables(search, stopped),
-        *tables(numbered, endings, source_number=pd.Series(list(audited), dtype="Int64")),
-        epochs=epochs,
-        grace_epochs=1,
-        reduction_factor=2.0,
-        run=Path("runs/a search"),
+        results_of(*tables(search, stopped), epochs),
+        *tables(dict(enumerate(audited.values())), endings, source_number=numbers),
+        [],
+    )
+
+
+def results_of(trials: pd.DataFrame, epochs_table: pd.DataFrame, epochs: int = EPOCHS) -> Any:
+    """What an audit asks of a search's results."""
+    return SimpleNamespace(
+        trials=trials,
+        epochs=epochs_table,
+        config=SimpleNamespace(train=SimpleNamespace(epochs=epochs)),
+        settings=SimpleNamespace(scheduler=SimpleNamespace(grace_epochs=1, reduction_factor=2.0)),
+        place="runs/a search",
     )
 
 
@@ -120,11 +132,7 @@ def test_a_level_final_accuracy_is_not_above_and_foreign_trials_are_ignored():
 
 
 def test_a_trial_audited_twice_counts_once_by_its_known_end():
-    stopped, epochs = tables(SEARCH, dict.fromkeys((1, 2, 3, 5), "asha"))
-    trials, curves = tables({0: [0.3, 0.4], 1: AUDITED[2]}, {0: "fail"}, source_number=pd.Series([2, 2], dtype="Int64"))
-    audit = audit_data(
-        stopped, epochs, trials, curves, epochs=EPOCHS, grace_epochs=1, reduction_factor=2, run=Path("runs/x")
-    )
+    audit = audit_of(SEARCH, {0: [0.3, 0.4], 1: AUDITED[2]}, {0: "fail"}, sources=[2, 2])
     assert audit.trials["ending"].tolist() == ["complete"] and audit.trials["final_accuracy"].tolist() == [0.85]
 
 
@@ -193,12 +201,12 @@ def test_fewer_than_five_whole_curves_have_no_rank_correlation():
 
 
 def test_a_curve_with_a_gap_is_left_out():
-    trials, epochs = tables(SEARCH, dict.fromkeys((1, 2, 3, 5), "asha"))
+    search = results_of(*tables(SEARCH, dict.fromkeys((1, 2, 3, 5), "asha")))
     audited, curves = tables({0: AUDITED[2], 1: AUDITED[3]}, {}, source_number=pd.Series([2, 3], dtype="Int64"))
     curves = curves[(curves["number"] != 1) | (curves["epoch"] != 2)]
-    audit = audit_data(trials, epochs, audited, curves, epochs=4, grace_epochs=1, reduction_factor=2, run=Path("x"))
+    audit = audit_data(search, audited, curves, [])
     assert whole_curves(audit) == 1 and stopping_data(audit)["n"] == 2
-    matrix, weights, is_stopped = curve_matrix(audit, only_stopped=False)
+    matrix, weights, is_stopped = curve_matrix(audit)
     assert matrix[is_stopped].tolist() == [AUDITED[2]] and matrix[~is_stopped].tolist() == [SEARCH[0], SEARCH[4]]
     assert weights[is_stopped].tolist() == [4.0] and weights[~is_stopped].tolist() == [1.0, 1.0]
 

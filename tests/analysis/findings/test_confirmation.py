@@ -27,7 +27,6 @@ from analysis.findings.confirmation import (
 )
 from analysis.findings.confirmation_report import (
     confirmation_json,
-    confirmation_rows,
     confirmation_sentences,
     flattery_sentence,
 )
@@ -180,7 +179,7 @@ def test_no_confirmation_and_a_damaged_one(search_run):
     assert confirmation.trainings.empty and "cannot be read as YAML" in confirmation.problems[0]
     evaluated = evaluate_confirmation(confirmation, pytest.fail, torch.device("cpu"), search_run.path)
     assert confirmation_sentences(evaluated, results)[-1].startswith("No network has been trained again")
-    assert confirmation_rows(evaluated, results) == []
+    assert confirmation_json(evaluated, results)["configurations"] == []
     assert len(confirmation_pictures(evaluated, results)) == 1
 
 

@@ -45,8 +45,17 @@ def test_why_a_network_is_infeasible_survives_the_journal() -> None:
     assert not counts_towards_num_samples(above)
 
 
-@pytest.mark.parametrize("attribute", [None, {"kind": "max_params", "a new field": 1}])
-def test_of_journals_of_other_versions_the_kind_is_unknown(attribute: dict[str, object] | None) -> None:
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        None,
+        {"kind": "max_params", "a new field": 1},
+        {"kind": ["max_params"]},
+        {"kind": "max_params", "cost": 300, "bound": {}},
+        "max_params",
+    ],
+)
+def test_of_journals_of_other_versions_the_kind_is_unknown(attribute: object) -> None:
     attributes = {"stopped_by": "infeasible", "reason": "num_params 300 > search.max_params 100"}
     attributes |= {} if attribute is None else {"infeasible": attribute}
     trial = create_trial(state=TrialState.PRUNED, user_attrs=attributes)
