@@ -1,6 +1,5 @@
 """Whom ASHA stopped: every trial at each rung that it reached, and the cutoff that it met there."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,6 @@ from search.record.endings import Ending
 from search.record.rungs import cutoff, rung_epochs
 
 OUTCOMES = {"stopped": COLOURS[Ending.ASHA], "went on": COLOURS[Ending.COMPLETE], "no verdict": MUTED}  # at a rung
-
-
-def asha_rungs(scheduler: Mapping[str, Any], train_epochs: int) -> list[int]:
-    """The rung_epochs of a search's scheduler section; none without ASHA."""
-    if scheduler.get("name") != "asha" or not {"grace_epochs", "reduction_factor"} <= scheduler.keys():
-        return []
-    return rung_epochs(scheduler["grace_epochs"], scheduler["reduction_factor"], train_epochs)
 
 
 def judged_data(trials: pd.DataFrame, epochs: pd.DataFrame, rungs: list[int], reduction_factor: float) -> pd.DataFrame:
@@ -144,9 +136,9 @@ def rungs_sentence(judged: pd.DataFrame, best: int | None = None) -> str:
 
 
 def picture(results: SearchResults) -> Picture | None:
-    scheduler, best = results.settings.scheduler.model_dump(), results.best_number
-    rungs = asha_rungs(scheduler, results.config.train.epochs)
-    if not rungs:
+    scheduler, best = results.settings.scheduler, results.best_number
+    rungs = rung_epochs(scheduler.grace_epochs, scheduler.reduction_factor, results.config.train.epochs)
+    if scheduler.name != "asha" or not rungs:
         return None
-    judged = judged_data(results.trials, results.epochs, rungs, scheduler["reduction_factor"])
+    judged = judged_data(results.trials, results.epochs, rungs, scheduler.reduction_factor)
     return Picture("rungs", "Who was stopped at the rungs", plot_rungs(judged, best), rungs_sentence(judged, best))

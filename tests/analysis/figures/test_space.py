@@ -37,11 +37,16 @@ from analysis.figures.importance import PANELS
 from analysis.figures.parallel_coordinates import lines_drawn, parallel_ticks
 from analysis.figures.param_axis import axis_of, height_on, log_ticks, places, spread
 from analysis.figures.style import save_png, to_svg
-from analysis.reading.results import read_space
 from analysis.reading.tables import epochs_table, hyperparameters, trials_table
+from search.config import SearchConfig, written_config
 from search.space import SpaceEntry
-from training.config import TrialConfig
+from training.config import TrainConfig
 from training.loop import EpochResult
+
+
+def read_space(written: dict[str, Any]) -> dict[str, SpaceEntry]:
+    return written_config({"space": written})[0].space
+
 
 SPACE = read_space(
     {
@@ -98,10 +103,7 @@ def searched(*rows: dict[str, Any], total: int = 9, space: dict[str, SpaceEntry]
     best = max(complete, key=lambda trial: trial.value, default=None)
     return SearchResults(
         run=Path("run"),
-        config=TrialConfig.model_validate({"train": {"epochs": total}}),
-        settings={},
-        space=space,
-        notice=None,
+        settings=SearchConfig(train=TrainConfig(epochs=total), space=space),
         environment=[],
         trials=trials_table(trials, curves, space),
         epochs=epochs_table(trials, curves),
