@@ -157,9 +157,9 @@ def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended():
 def test_the_pause_before_a_resume_is_no_search_time():
     moments = pd.Series([at(0), at(5), at(100), at(103)])
     stops = figures.pauses([at(0), at(98)], moments)
-    assert stops == [(at(5), at(98))]
+    assert stops == {at(5): at(98)}
     assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
-    assert figures.search_minutes(moments, at(0), []).tolist() == [0, 5, 100, 103]
+    assert figures.search_minutes(moments, at(0), {}).tolist() == [0, 5, 100, 103]
 
 
 # Rungs
