@@ -3,12 +3,10 @@
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import BEST, COLOURS, MANY, MUTED, WRONG, Picture, drawing, grid, message, styled
+from analysis.figures.style import BEST, MANY, MUTED, ORANGE, WRONG, Picture, drawing, grid, legend, message, styled
 from analysis.findings.audit import Audit
 from analysis.findings.audit_report import stopping_sentence
-from search.record.endings import Ending
 
 CROWDED = 40  # curves drawn thinner
 
@@ -25,19 +23,17 @@ def plot_audit_curves(audit: Audit) -> Figure:
     is_many = len(finished) > MANY
     full: dict[str, Any] = {"linewidth": 1.1, "alpha": 0.8}
     thin = full if len(finished) <= CROWDED else {"linewidth": 0.7, "alpha": 0.4}
-    stops = {trial["number"]: (trial["epoch"], bool(trial["above"])) for trial in finished.to_dict("records")}
+    trials = finished.set_index("number")
+    dot: dict[str, Any] = {"marker": "o", "markersize": 4, "markeredgewidth": 0}
     for number, curve in curves.sort_values("epoch").groupby("number"):
-        stop, is_above = stops[int(str(number))]
-        colour, order, line = (WRONG, 4, full) if is_above else (COLOURS[Ending.ASHA], 3, thin)
-        before, after = curve[curve["epoch"] <= stop], curve[curve["epoch"] >= stop]
-        axes.plot(before["epoch"], 100 * before["val_accuracy"], color=MUTED, zorder=order, rasterized=is_many, **line)
-        axes.plot(after["epoch"], 100 * after["val_accuracy"], color=colour, zorder=order, rasterized=is_many, **line)
-        at_stop = after[after["epoch"] == stop]
-        axes.plot(at_stop["epoch"], 100 * at_stop["val_accuracy"], "o", color=colour, markersize=4, markeredgewidth=0,
-                  zorder=order, rasterized=is_many)  # fmt: skip
+        stop = curve["epoch"] - trials["epoch"][number]
+        colour, order, line = (WRONG, 4, full) if trials["above"][number] else (ORANGE, 3, thin)
+        for part, shade, look in ((stop <= 0, MUTED, line), (stop >= 0, colour, line), (stop == 0, colour, dot)):
+            values = 100 * curve.loc[part, "val_accuracy"]
+            axes.plot(curve["epoch"][part], values, color=shade, zorder=order, rasterized=is_many, **look)
     axes.plot([], [], color=MUTED, linewidth=1.1, label="until it was stopped")
     above = int(finished["above"].sum())
-    axes.plot([], [], "o-", color=COLOURS[Ending.ASHA], markersize=4, linewidth=1.1,
+    axes.plot([], [], "o-", color=ORANGE, markersize=4, linewidth=1.1,
               label=f"ends no higher: {len(finished) - above}")  # fmt: skip
     if above:
         axes.plot([], [], "o-", color=WRONG, markersize=4, linewidth=1.1, label=f"ends above the best: {above}")
@@ -45,9 +41,8 @@ def plot_audit_curves(audit: Audit) -> Figure:
         axes.axhline(100 * audit.best[1], color=BEST, linestyle="--", linewidth=1.4, zorder=5,
                      label=f"best of the search, trial {audit.best[0]}")  # fmt: skip
     axes.set(xlabel="epoch", ylabel="val accuracy (%)", xlim=(0.9, audit.epochs + 0.1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid(axes)
-    figure.legend(loc="outside upper center", ncols=2)
+    grid(axes, whole_x=True)
+    legend(figure, ncols=2)
     return figure
 
 

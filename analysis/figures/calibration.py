@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from analysis.evaluating.evaluation import EvaluatedTrial
 from analysis.evaluating.metrics import calibration_data
 from analysis.evaluating.statistics import Z_95, wilson_interval
-from analysis.figures.style import BEST, MUTED, Picture, drawing, grid, styled
+from analysis.figures.style import BEST, MUTED, Picture, drawing, grid, legend, styled
 from analysis.text import compact, percent
 
 
@@ -27,7 +27,7 @@ def plot_calibration(data: pd.DataFrame) -> Figure:
         elinewidth=1, capsize=2, label="images of a bin, with 95 % interval",
     )  # fmt: skip
     above.set(ylabel="accuracy (%)", ylim=(-2, 102))
-    figure.legend(loc="outside upper center", ncols=2)
+    legend(figure, ncols=2)
     counts, centres = there["count"].tolist(), 50 * (there["low"] + there["high"])
     shares = 100 * there["count"] / sum(counts)
     below.bar(centres, shares, width=90 / len(data), color=BEST)

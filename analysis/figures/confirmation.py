@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, message, styled
+from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, legend, message, styled
 from analysis.findings.confirmation import Confirmation, confirmation_data
 from analysis.reading.results import SearchResults
 from analysis.text import plural
@@ -42,7 +42,7 @@ def plot_confirmation(data: pd.DataFrame, trainings: pd.DataFrame) -> Figure:
     grids[0].plot([], [], "D", mfc="none", mec=INK, markersize=6, label="in the search")
     grids[0].plot([], [], "o", color=INK, alpha=0.55, markersize=4.5, markeredgewidth=0, label="trained again")
     grids[0].errorbar([], [], xerr=[], fmt="|", color=INK, markersize=9, capsize=3, label="mean, 95 % interval")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend(figure, ncols=3)
     return figure
 
 

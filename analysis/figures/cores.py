@@ -8,7 +8,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from analysis.figures.search_time import pauses, search_minutes, start_times
-from analysis.figures.style import COLOURS, ENDINGS, INK, MANY, Picture, drawing, message, styled
+from analysis.figures.style import COLOURS, ENDINGS, INK, MANY, Picture, drawing, legend, message, styled
 from analysis.reading.results import SearchResults
 from analysis.reading.tables import endings
 from analysis.text import duration, percent, plural
@@ -24,21 +24,16 @@ def slots_data(trials: pd.DataFrame, epochs: pd.DataFrame, environment: list[dic
     counted from 0, as trained at a time; a trial stays in its slot if that is free.
     """
     ended = endings(trials.set_index("number"))
-    usable = epochs["number"].isin(ended.index) & epochs["finished_at"].notna() & epochs["epoch_seconds"].notna()
-    known = epochs[usable]
+    known = epochs[epochs["number"].isin(ended.index) & epochs["epoch_seconds"].notna()].dropna(subset="finished_at")
     starts = known["finished_at"] - pd.to_timedelta(known["epoch_seconds"], unit="s")
     stops = pauses(start_times(environment), known["finished_at"])
-    data = pd.DataFrame(
-        {
-            "number": known["number"],
-            "epoch": known["epoch"],
-            "start": search_minutes(starts, starts.min(), stops),
-            "end": search_minutes(known["finished_at"], starts.min(), stops),
-            "ending": known["number"].map(ended),
-        }
-    ).sort_values(["start", "number"], ignore_index=True)
-    data.insert(4, "slot", _slots(data))
-    return data
+    data = known[["number", "epoch"]].assign(
+        start=search_minutes(starts, starts.min(), stops),
+        end=search_minutes(known["finished_at"], starts.min(), stops),
+        ending=known["number"].map(ended),
+    )
+    data = data.sort_values(["start", "number"], ignore_index=True)
+    return data.assign(slot=_slots(data))
 
 
 def _slots(data: pd.DataFrame) -> list[int]:
@@ -83,23 +78,22 @@ def plot_slots(data: pd.DataFrame, best: int | None = None) -> Figure:
         return message(figure, "no epoch has finished yet")
     axes = figure.subplots()
     bars = _bars(data)
-    for ending in ENDINGS:
+    for ending, name in ENDINGS.items():
         group = bars[bars["ending"] == ending]
         if len(group):
             looks: dict[str, Any] = {"facecolors": COLOURS[ending], "linewidths": 0, "rasterized": len(bars) > MANY}
             axes.add_collection(PolyCollection(_corners(group), alpha=group["shade"].to_numpy(), **looks))
-            label = f"{ENDINGS[ending]}: {group['number'].nunique()}"
+            label = f"{name}: {group['number'].nunique()}"
             axes.plot([], [], "s", markersize=6, color=COLOURS[ending], label=label)
     own = data[data["number"] == best].groupby("slot", as_index=False).agg({"start": "min", "end": "max"})
     if len(own):
-        outline: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.5}
-        axes.add_collection(PolyCollection(_corners(own), **outline))
+        axes.add_collection(PolyCollection(_corners(own), facecolors="none", edgecolors=INK, linewidths=1.5))
         label = f"trial {best}, the best"
         axes.plot([], [], "s", markersize=6, markerfacecolor="none", color=INK, label=label)
-    axes.set(xlim=(0, float(data["end"].max())), ylim=(rows + 0.6, 0.4), ylabel="slot")
-    axes.set_xlabel("minutes since the first epoch began")
+    axes.set(xlim=(0, float(data["end"].max())), ylim=(rows + 0.6, 0.4))
+    axes.set(xlabel="minutes since the first epoch began", ylabel="slot")
     axes.set_yticks(range(1, rows + 1, -(-rows // 8)))
-    figure.legend(loc="outside upper center", ncols=3)
+    legend(figure, ncols=3)
     return figure
 
 

@@ -1,30 +1,15 @@
 """Val accuracy against what networks cost, with the Pareto fronts."""
 
-import math
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.figures.comparison import Comparison, at_equal_epochs
-from analysis.figures.param_axis import ParamAxis, log_ticks, tick, unit
-from analysis.figures.style import (
-    COLOURS,
-    DOTS,
-    MANY,
-    Picture,
-    drawing,
-    grid,
-    legend_handles,
-    mark_trials,
-    message,
-    styled,
-)
+from analysis.figures.param_axis import ParamAxis, scale_x, tick
+from analysis.figures.style import ORANGE, SKY, Picture, dots, drawing, grid, legend, mark_trials, message, styled
 from analysis.reading.results import SearchResults
 from analysis.text import compact, percent, points
-from search.record.endings import Ending
 
 LEAST_AT_COST = 5  # trials that are compared
 WITHIN = 0.01  # one point
@@ -40,15 +25,10 @@ def pareto_front(cost: ArrayLike, accuracy: ArrayLike) -> NDArray[np.bool_]:
 
     Equals are all on it; NaN in either is not.
     """
-    cost, accuracy = np.asarray(cost, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
-    front = np.zeros(len(cost), dtype=bool)
-    known = np.flatnonzero(~(np.isnan(cost) | np.isnan(accuracy)))
-    best, at_cost = -math.inf, math.nan
-    for index in known[np.lexsort((-accuracy[known], cost[known]))]:
-        equals_last = cost[index] == at_cost and accuracy[index] == best
-        if accuracy[index] > best or equals_last:
-            front[index], best, at_cost = True, accuracy[index], cost[index]
-    return front
+    known = pd.DataFrame({"cost": cost, "accuracy": accuracy}, dtype="float64")
+    highest = known.dropna().groupby("cost")["accuracy"].max()  # the cheapest first
+    on_front = highest[highest > highest.cummax().shift(fill_value=-np.inf)]
+    return (known["accuracy"] == known["cost"].map(on_front)).to_numpy()
 
 
 def cost_data(comparison: Comparison, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -58,9 +38,8 @@ def cost_data(comparison: Comparison, epochs: pd.DataFrame) -> pd.DataFrame:
     """
     data = comparison.trials[["number", "compared_accuracy", "num_params", "multiply_adds"]].copy()
     data["epoch_seconds"] = data["number"].map(epochs.groupby("number")["epoch_seconds"].mean())
-    for name in COSTS:
-        costs = data[name].astype("float64")
-        data[name] = costs.where(costs > 0)
+    costs = data[list(COSTS)].astype("float64")
+    data[list(COSTS)] = costs.where(costs > 0)
     return data
 
 
@@ -74,34 +53,24 @@ def plot_cost(data: pd.DataFrame, epoch: int, best: int | None = None) -> Figure
     panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
     for axes, (name, known) in zip(panels, drawn.items(), strict=True):
         cost, accuracy = known[name].to_numpy(), 100 * known["compared_accuracy"].to_numpy()
-        pixels = len(known) > MANY
-        axes.scatter(cost, accuracy, s=16, color=DOTS, alpha=0.7, linewidths=0, zorder=3, rasterized=pixels)
+        dots(axes, cost, accuracy, len(known), s=16, color=SKY, alpha=0.7)
         front = known[pareto_front(cost, accuracy)].sort_values([name, "compared_accuracy"])
         ends = [*front[name], cost.max()], [*(100 * front["compared_accuracy"]), accuracy.max()]
-        axes.step(*ends, where="post", color=COLOURS[Ending.ASHA], linewidth=1.6, zorder=2, label="Pareto front")
+        axes.step(*ends, where="post", color=ORANGE, linewidth=1.6, zorder=2, label="Pareto front")
         mark_trials(axes, known["number"].to_numpy(), cost, accuracy, best)
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-        low, high = float(cost.min()), float(cost.max())
-        axes.set_xticks(log_ticks(low, high))
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick if name == "epoch_seconds" else _count))
-        axes.set_xlim(*unit(ParamAxis(name, low, high, log=True), np.array([-0.08, 1.08])))
+        axis = ParamAxis(name, float(cost.min()), float(cost.max()), log=True)
+        scale_x(axes, axis, 0.08, tick if name == "epoch_seconds" else _count)
         axes.set_xlabel(COSTS[name], fontsize=9)
         axes.tick_params(labelsize=8)
         grid(axes)
     panels[0].set_ylabel(f"val accuracy at epoch {epoch} (%)", fontsize=9)
-    handles = legend_handles(figure)
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, fontsize=8)
+    legend(figure, ncols=3, fontsize=8)
     return figure
 
 
-def _count(value: float, _: int) -> str:
+def _count(value: float) -> str:
     """`50`, `10 k`, `2.5 M`: ticks are round."""
     return compact(value).replace(".0 ", " ")
-
-
-def _tick(value: float, _: int) -> str:
-    return tick(value)
 
 
 def cost_sentence(comparison: Comparison, data: pd.DataFrame) -> str:
@@ -119,11 +88,10 @@ def cost_sentence(comparison: Comparison, data: pd.DataFrame) -> str:
     if small["num_params"] == best["num_params"]:
         return text + f"No network within 1 point of the best, trial {int(best['number'])} ({there}), is smaller."
     units = {"num_params": "parameters", "multiply_adds": "multiply-adds", "epoch_seconds": "seconds an epoch"}
-    changes = {what: small[name] / best[name] - 1 for name, what in units.items()}
+    changes = (small[list(units)] / best[list(units)] - 1).dropna()
     savings = [
-        f"{percent(abs(change), 0)} {'fewer' if change <= 0 else 'more'} {what}"
-        for what, change in changes.items()
-        if not math.isnan(change)
+        f"{percent(abs(change), 0)} {'fewer' if change <= 0 else 'more'} {units[name]}"
+        for name, change in changes.items()
     ]
     return text + (
         f"The smallest network within 1 point of the best, trial {int(best['number'])} ({there}), is that of trial "

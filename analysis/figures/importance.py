@@ -14,10 +14,9 @@ from optuna.trial import create_trial
 
 from analysis.figures.comparison import LEAST_COMPARED, Comparison, at_equal_epochs
 from analysis.figures.param_axis import entry_of
-from analysis.figures.style import COLOURS, Picture, drawing, grid, message, styled
+from analysis.figures.style import BLUE, Picture, drawing, grid, message, styled
 from analysis.reading.results import SearchResults
 from analysis.text import fitted, percent, plural
-from search.record.endings import Ending
 from search.space import SpaceEntry, contains
 
 LEAST_TOP, TOP_SHARE = 5, 0.1  # importance is that for being among the best tenth; Optuna advises at least 5 trials
@@ -77,9 +76,8 @@ def _ped_anova(trials: Sequence[Any], evaluator: PedAnovaImportanceEvaluator, na
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            # Of hyperparameters active only once; of `normalize`, which is experimental.
-            warnings.simplefilter("ignore")
+        # Of hyperparameters active only once; of `normalize`, which is experimental.
+        with warnings.catch_warnings(action="ignore"):
             study = optuna.create_study(direction="maximize")
             study.add_trials(trials)
             return optuna.importance.get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
@@ -101,14 +99,13 @@ def plot_importance(data: Importance) -> Figure:
     figure = drawing(height=0.7 + 0.24 * len(listed))
     axes = figure.subplots()
     names, shares = [fitted(name, 32) for name, _ in listed], [100 * share for _, share in listed]
-    axes.barh(range(len(listed)), shares, height=0.66, color=COLOURS[Ending.COMPLETE])
+    axes.barh(range(len(listed)), shares, height=0.66, color=BLUE)
     for row, share in enumerate(shares):
         axes.text(share, row, f" {share:.0f} %" if share >= 1 else " < 1 %", va="center", fontsize=8)
     axes.set_yticks(range(len(listed)), names, fontsize=8.5)
     axes.set(xlabel="share of the importance (%)", xlim=(0, 1.12 * max(shares)), ylim=(len(listed) - 0.4, -0.6))
     axes.tick_params(axis="y", length=0)
-    grid(axes)
-    axes.yaxis.grid(False)
+    grid(axes, "x")
     return figure
 
 

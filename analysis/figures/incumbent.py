@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.search_time import epoch_moments, pauses, search_minutes, start_times
-from analysis.figures.style import BEST, COLOURS, ENDINGS, MANY, MUTED, Picture, drawing, grid, message, styled
+from analysis.figures.style import BEST, COLOURS, ENDINGS, MUTED, Picture, dots, drawing, grid, legend, message, styled
 from analysis.reading.results import SearchResults
 from analysis.reading.tables import endings
 from analysis.text import duration, percent, plural
@@ -23,10 +24,9 @@ def incumbent_data(
     `best` is the highest val_accuracy of COMPLETE trials so far, NaN before the first; `epochs_before` counts the
     epochs of all trials finished up to that trial's end, NaN without `epochs`.
     """
-    columns = ["number", "minutes", "epochs_before", "val_accuracy", "ending", "best"]
     ended = trials[trials["finished_at"].notna() & trials["val_accuracy"].notna()].sort_values("finished_at")
     if ended.empty:
-        return pd.DataFrame({name: pd.Series(dtype="object" if name == "ending" else "float64") for name in columns})
+        return pd.DataFrame(columns=["number", "minutes", "epochs_before", "val_accuracy", "ending", "best"])
     trained = pd.Series(dtype=trials["finished_at"].dtype) if epochs is None else epoch_moments(trials, epochs)
     moments = pd.concat([trials["started_at"], trials["finished_at"], trained]).dropna()
     stops = pauses(start_times(environment), moments)
@@ -70,26 +70,23 @@ def plot_incumbent(data: pd.DataFrame) -> Figure:
         axes.set_ylim(low - 0.04 * (top - low + 0.1), top + 0.08 * (top - low + 0.1))
         grid(axes)
     panels[0].set_ylabel("val accuracy (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    legend(figure, ncols=3)
     return figure
 
 
-def _plot_ended(axes: Any, data: pd.DataFrame, column: str, low: float) -> None:
-    for key, group in data.groupby("ending"):
-        ending = Ending(str(key))
-        colour, is_below = COLOURS[ending], 100 * group["val_accuracy"] < low
-        axes.plot([], [], "o", markersize=5, color=colour, label=f"{ENDINGS[ending]}: {len(group)}")
-        for part, marker in ((group[~is_below], "o"), (group[is_below], "v")):
-            heights = (100 * part["val_accuracy"]).clip(lower=low)
-            axes.scatter(
-                part[column], heights, s=24, marker=marker, color=colour, alpha=0.8, linewidths=0, zorder=3,
-                rasterized=len(data) > MANY,
-            )  # fmt: skip
-    if (100 * data["val_accuracy"] < low).any():
+def _plot_ended(axes: Axes, data: pd.DataFrame, column: str, low: float) -> None:
+    accuracy = 100 * data["val_accuracy"]
+    for ending in sorted(data["ending"].unique()):
+        own = data["ending"] == ending
+        axes.plot([], [], "o", markersize=5, color=COLOURS[ending], label=f"{ENDINGS[ending]}: {own.sum()}")
+        for part, marker in ((own & ~(accuracy < low), "o"), (own & (accuracy < low), "v")):
+            look: dict[str, Any] = {"marker": marker, "color": COLOURS[ending], "alpha": 0.8}
+            dots(axes, data.loc[part, column], accuracy[part].clip(lower=low), len(data), s=24, **look)
+    if (accuracy < low).any():
         axes.plot([], [], "v", markersize=5, color=MUTED, label="below the axis")
 
 
-def _plot_best(axes: Any, data: pd.DataFrame, column: str) -> None:
+def _plot_best(axes: Axes, data: pd.DataFrame, column: str) -> None:
     best = data[data["best"].notna()]
     if len(best):
         places = [*best[column], data[column].max()]

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import COLOURS, Picture, drawing, message, styled
+from analysis.figures.style import GREY, Picture, drawing, message, styled
 from analysis.reading.results import SearchResults
 from analysis.reading.tables import endings
 from analysis.text import fitted, on_one_line, percent, plural
@@ -23,16 +23,14 @@ def reasons_data(trials: pd.DataFrame, infeasible: Mapping[int, Infeasible]) -> 
 
     `infeasible` says by trial number why; trials without an entry are UNKNOWN, and each text is counted on its own.
     """
-    own = trials[endings(trials) == Ending.INFEASIBLE]
-    rows = []
-    for number, reason in zip(own["number"], own["reason"], strict=True):
-        example = on_one_line(reason) or "no reason recorded"
-        kind = infeasible[number].kind_in_words if number in infeasible else UNKNOWN
-        rows.append((kind, example, example if kind == UNKNOWN else ""))
-    groups = pd.DataFrame(rows, columns=["kind", "example", "text"]).groupby(["kind", "text"], sort=False)
-    table = groups.agg(count=("example", "size"), example=("example", "first")).reset_index()
-    table = table.sort_values("count", ascending=False, kind="stable", ignore_index=True)
-    return table[["kind", "count", "example"]]
+    own = trials.loc[endings(trials) == Ending.INFEASIBLE, ["number", "reason"]]
+    kinds = [infeasible[number].kind_in_words if number in infeasible else UNKNOWN for number in own["number"]]
+    table = own.assign(kind=kinds, example=own["reason"].map(on_one_line).replace("", "no reason recorded"))
+    table["text"] = table["example"].where(table["kind"] == UNKNOWN, "")
+    groups = table.groupby(["kind", "text"], sort=False)
+    counts = groups.agg(count=("example", "size"), example=("example", "first")).reset_index()
+    counts = counts.sort_values("count", ascending=False, kind="stable", ignore_index=True)
+    return counts[["kind", "count", "example"]]
 
 
 def reason_text(row: Mapping[Any, Any] | pd.Series) -> str:
@@ -52,7 +50,7 @@ def plot_reasons(data: pd.DataFrame, proposals: int) -> Figure:
     if not bars:
         return message(figure, "no proposal was infeasible")
     axes = figure.subplots()
-    axes.barh(range(len(bars)), [count for _, count in bars], height=0.4, color=COLOURS[Ending.INFEASIBLE])
+    axes.barh(range(len(bars)), [count for _, count in bars], height=0.4, color=GREY)
     for place, (label, count) in enumerate(bars):
         options: dict[str, Any] = {"fontsize": 8.5, "clip_on": True, "in_layout": False}
         axes.text(0, place - 0.28, label, va="bottom", **options)

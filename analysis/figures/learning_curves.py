@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import COLOURS, ENDINGS, INK, MANY, MUTED, Picture, drawing, grid, message, styled
+from analysis.figures.style import COLOURS, ENDINGS, INK, MANY, MUTED, Picture, dots, drawing, grid, message, styled
 from analysis.reading.results import SearchResults
 from analysis.reading.tables import endings
 from analysis.text import fitted, on_one_line, percent, plural
@@ -17,48 +16,42 @@ from search.record.endings import Ending
 
 def learning_curves_data(trials: pd.DataFrame, epochs: pd.DataFrame) -> dict[Ending, list[pd.DataFrame]]:
     """For each ending, a frame (number, epoch, val_accuracy) for each trial that trained."""
-    curves: dict[Ending, list[pd.DataFrame]] = {}
-    ended = endings(trials.set_index("number"))
     ordered = epochs[["number", "epoch", "val_accuracy"]].sort_values(["number", "epoch"])
-    for number, curve in ordered.groupby("number"):
-        if number in ended.index:
-            curves.setdefault(ended[number], []).append(curve)
-    return {ending: curves[ending] for ending in Ending if ending in curves}
+    ended = ordered["number"].map(endings(trials.set_index("number")))
+    by_ending = {ending: ordered[ended == ending].groupby("number") for ending in Ending}
+    return {ending: [curve for _, curve in curves] for ending, curves in by_ending.items() if len(curves)}
 
 
 @styled
 def plot_learning_curves(data: dict[Ending, list[pd.DataFrame]], best: int | None = None) -> Figure:
     """val accuracy over epochs, one panel for each ending, all curves in grey behind it; the best trial is thick."""
-    columns, rows = min(2, max(1, len(data))), -(-max(1, len(data)) // 2)
+    rows = max(1, -(-len(data) // 2))
     figure = drawing(height=0.4 + 2.3 * rows)
     if not data:
         return message(figure, "no trial has finished an epoch yet")
-    grids = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grids = figure.subplots(rows, min(2, len(data)), sharex=True, sharey=True, squeeze=False).ravel()
     lines = {ending: [_line(curve) for curve in curves] for ending, curves in data.items()}
     everything = [line for group in lines.values() for line in group]
     is_many = len(everything) > MANY
-    for axes in list(grids.flat)[len(data) :]:
+    for axes in grids[len(data) :]:
         axes.set_axis_off()
-    for axes, (ending, curves) in zip(grids.flat, data.items(), strict=False):
+    for axes, (ending, curves) in zip(grids, data.items(), strict=False):
         grey: dict[str, Any] = {"colors": MUTED, "alpha": 0.15, "linewidths": 0.7, "zorder": 1}
         axes.add_collection(LineCollection(everything, rasterized=is_many, **grey))
-        colour, alpha = COLOURS[ending], 0.8 if len(curves) < 100 else 0.4
-        axes.add_collection(
-            LineCollection(lines[ending], colors=colour, alpha=alpha, linewidths=1, rasterized=is_many, zorder=3)
-        )
+        alpha = 0.8 if len(curves) < 100 else 0.4
+        own: dict[str, Any] = {"colors": COLOURS[ending], "alpha": alpha, "linewidths": 1, "zorder": 3}
+        axes.add_collection(LineCollection(lines[ending], rasterized=is_many, **own))
         single = np.array([line[0] for line in lines[ending] if len(line) == 1]).reshape(-1, 2)
-        if len(single):
-            axes.scatter(*single.T, s=12, color=colour, alpha=alpha, linewidths=0, rasterized=is_many, zorder=3)
+        dots(axes, single[:, 0], single[:, 1], len(everything), s=12, color=COLOURS[ending], alpha=alpha)
         for curve, line in zip(curves, lines[ending], strict=True):
             if curve["number"].iloc[0] == best:
                 axes.plot(*line.T, color=INK, linewidth=2.2, zorder=4, label=f"trial {best}")
                 axes.legend(loc="lower right")
         axes.set_title(f"{ENDINGS[ending]}: {len(curves)}", loc="left", fontweight="bold")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        grid(axes)
+        grid(axes, whole_x=True)
     figure.supxlabel("epoch", fontsize=10)
     figure.supylabel("val accuracy (%)", fontsize=10)
-    grids.flat[0].set_xlim(0.9, max(line[-1, 0] for line in everything) + 0.1)
+    grids[0].set_xlim(0.9, max(line[-1, 0] for line in everything) + 0.1)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,11 @@ from numpy.typing import NDArray
 
 from analysis.figures.comparison import Comparison, at_equal_epochs
 from analysis.figures.param_axis import spread, tick
-from analysis.figures.style import INK, MANY, MUTED, Picture, drawing, grid, message, styled
+from analysis.figures.style import CYCLE, INK, MUTED, Picture, dots, drawing, grid, message, styled
 from analysis.reading.results import SearchResults
 from analysis.text import fitted, percent, plural
 
 LEAST_PER_OPTIMIZER = 5  # trials; a box of fewer says little
-OPTIMIZER_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class OptimizerResult:
     name: str
     accuracy: NDArray[np.float64]  # (n,), compared
     diverged: int
-    best_number: int
     best_learning_rate: float  # of its most accurate trial; NaN if unknown
     curve: pd.Series  # epoch -> median val_loss in nats, of the same trials at every epoch
     curve_n: int
@@ -49,7 +48,6 @@ def optimizers_data(comparison: Comparison, epochs: pd.DataFrame) -> list[Optimi
                 name=str(name),
                 accuracy=group["compared_accuracy"].to_numpy(),
                 diverged=int((comparison.diverged["optimizer.name"] == name).sum()),
-                best_number=int(best["number"]),
                 best_learning_rate=float(rate) if rate is not None else math.nan,
                 curve=losses[losses["number"].isin(furthest)].groupby("epoch")["val_loss"].median(),
                 curve_n=len(furthest),
@@ -66,39 +64,28 @@ def plot_optimizers(data: list[OptimizerResult], epoch: int) -> Figure:
     figure = drawing(height=3.6)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     total = sum(len(each.accuracy) for each in data)
-    for place, each in enumerate(data):
-        colour = OPTIMIZER_COLOURS[place % len(OPTIMIZER_COLOURS)]
+    for place, (each, colour) in enumerate(zip(data, cycle(CYCLE), strict=False)):
         accuracy, at = 100 * each.accuracy, np.full(len(each.accuracy), float(place))
-        pixels = total > MANY
-        left.scatter(
-            at + spread(at, 0.5), accuracy, s=14, color=colour, alpha=0.55, linewidths=0, zorder=3, rasterized=pixels
-        )
+        dots(left, at + spread(at, 0.5), accuracy, total, s=14, color=colour, alpha=0.55)
         low, middle, high = np.percentile(accuracy, [25, 50, 75])
         left.plot([place - 0.34, place + 0.34], [middle, middle], color=INK, linewidth=2, zorder=4)
         if len(accuracy) >= LEAST_PER_OPTIMIZER:
             left.plot([place, place], [low, high], color=INK, linewidth=1, zorder=4)
         if len(each.curve):
-            right.plot(
-                each.curve.index,
-                each.curve,
-                color=colour,
-                marker="o",
-                markersize=3.5,
-                label=f"{fitted(each.name, 12)}: {plural(each.curve_n, 'trial')} to epoch {each.curve.index.max()}",
-            )
+            label = f"{fitted(each.name, 12)}: {plural(each.curve_n, 'trial')} to epoch {each.curve.index.max()}"
+            right.plot(each.curve.index, each.curve, "o-", color=colour, markersize=3.5, label=label)
     left.set_xticks(range(len(data)), [_optimizer_label(each) for each in data], fontsize=7.5)
-    left.set(xlim=(-0.6, len(data) - 0.4))
+    left.set_xlim(-0.6, len(data) - 0.4)
     left.set_ylabel(f"val accuracy at epoch {epoch} (%)", fontsize=9)
     right.set_xlabel("epoch", fontsize=9)
     right.set_ylabel("median val loss (nats)", fontsize=9)
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = max((int(each.curve.index.max()) for each in data if len(each.curve)), default=1)
     right.set_xlim(0.8, max(last, 2) + 0.2)
-    for axes in (left, right):
-        axes.tick_params(axis="y", labelsize=8)
-        grid(axes)
-    left.xaxis.grid(False)
-    right.tick_params(axis="x", labelsize=8)
+    left.tick_params(axis="y", labelsize=8)
+    right.tick_params(labelsize=8)
+    grid(left, "y")
+    grid(right)
     if any(len(each.curve) for each in data):
         right.legend(fontsize=7.5)
     else:  # no epoch but in the journal, which holds no loss
@@ -107,19 +94,16 @@ def plot_optimizers(data: list[OptimizerResult], epoch: int) -> Figure:
 
 
 def _optimizer_label(each: OptimizerResult) -> str:
-    lines = [fitted(each.name, 8), f"n = {len(each.accuracy)}"]
-    if each.diverged:
-        lines.append(f"+ {each.diverged} div.")
-    return "\n".join(lines)
+    diverged = [f"+ {each.diverged} div."] if each.diverged else []
+    return "\n".join([fitted(each.name, 8), f"n = {len(each.accuracy)}", *diverged])
 
 
 def optimizers_sentence(data: list[OptimizerResult], epoch: int) -> str:
-    best, worst = data[0], data[-1]
-    text = (
-        f"The median val accuracy after epoch {epoch} is highest with {best.name}, "
-        f"{percent(np.median(best.accuracy), 1)} (n = {len(best.accuracy)}), and lowest with {worst.name}, "
-        f"{percent(np.median(worst.accuracy), 1)} (n = {len(worst.accuracy)})."
+    highest, lowest = (
+        f"with {each.name}, {percent(np.median(each.accuracy), 1)} (n = {len(each.accuracy)})"
+        for each in (data[0], data[-1])
     )
+    text = f"The median val accuracy after epoch {epoch} is highest {highest}, and lowest {lowest}."
     rates = [
         f"{tick(float(f'{each.best_learning_rate:.2g}'))} for {each.name}"
         for each in data

@@ -1,12 +1,14 @@
 """How the values of one hyperparameter lie on an axis, and the ticks of an axis."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -35,27 +37,27 @@ def axis_of(path: str, space: Mapping[str, SpaceEntry], values: Sequence[Any]) -
     """The axis of a column: the range of its entry, widened to what was drawn; integers of few values are choices."""
     entry, drawn = entry_of(path, space), [value for value in values if is_drawn(value)]
     distribution = None if entry is None else entry.distribution()
-    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in drawn)
-    if isinstance(distribution, IntDistribution) and not distribution.log:
+    choices: list[Any] = []
+    if isinstance(distribution, CategoricalDistribution):
+        choices = list(distribution.choices)
+    elif isinstance(distribution, IntDistribution) and not distribution.log:
         wide = range(distribution.low, distribution.high + 1, distribution.step)
-        choices: list[Any] = list(wide) if len(wide) <= DISCRETE else []
-    else:
-        choices = list(distribution.choices) if isinstance(distribution, CategoricalDistribution) else []
+        choices = list(wide) if len(wide) <= DISCRETE else []
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in drawn)
     if choices or not are_numbers or not drawn:
         for value in sorted(drawn, key=str):
             if place_of(value, choices) is None:
                 choices.append(value)
         return ParamAxis(path, 0, max(0, len(choices) - 1), choices=choices)
-    known = [*drawn]
     if isinstance(distribution, IntDistribution | FloatDistribution):
-        known += [distribution.low, distribution.high]
-    is_log = entry is not None and entry.log and min(known) > 0
-    return ParamAxis(path, float(min(known)), float(max(known)), is_log)
+        drawn += [distribution.low, distribution.high]
+    is_log = entry is not None and entry.log and min(drawn) > 0
+    return ParamAxis(path, float(min(drawn)), float(max(drawn)), is_log)
 
 
 def is_drawn(value: Any) -> bool:
     """False for what stands in a table if a hyperparameter was inactive."""
-    return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
+    return value is not None and value is not pd.NA and value == value  # NaN is not itself
 
 
 def place_of(value: Any, choices: Sequence[Any]) -> int | None:
@@ -68,10 +70,10 @@ def place_of(value: Any, choices: Sequence[Any]) -> int | None:
 
 def places(axis: ParamAxis, values: Sequence[Any]) -> NDArray[np.float64]:
     """Values on their axis, (N,): numbers as they are, choices as indices, NaN if inactive."""
-    known = [value if is_drawn(value) else None for value in values]
+    drawn = [value if is_drawn(value) else None for value in values]
     if axis.choices:
-        known = [None if value is None else place_of(value, axis.choices) for value in known]
-    return np.array([math.nan if value is None else value for value in known], dtype=np.float64)
+        drawn = [value if value is None else place_of(value, axis.choices) for value in drawn]
+    return np.array(drawn, dtype=np.float64)  # None becomes NaN
 
 
 def unit(axis: ParamAxis, shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -88,6 +90,18 @@ def height_on(axis: ParamAxis, at: ArrayLike) -> NDArray[np.float64]:
     scale = np.log10 if axis.log else np.asarray
     low, high, scaled = float(scale(axis.low)), float(scale(axis.high)), np.asarray(scale(at), dtype=np.float64)
     return np.where(np.isnan(scaled), np.nan, 0.5) if low == high else (scaled - low) / (high - low)
+
+
+def scale_x(axes: Axes, axis: ParamAxis, margin: float, written: Callable[[float], str] | None = None) -> None:
+    """x as an axis of numbers, `margin` of its width wider on both sides; ticks in words by `written`, else `tick`."""
+    if axis.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(log_ticks(axis.low, axis.high))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(lambda value, _: (written or tick)(value))
+    axes.set_xlim(*unit(axis, np.array([-margin, 1 + margin])))
 
 
 def spread(at: NDArray[np.float64], width: float) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.evaluating.evaluation import EvaluatedTrial
 from analysis.evaluating.statistics import wilson_interval
-from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, styled
+from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, legend, styled
 from analysis.text import fitted, percent
 
 CLASSES_WITH_BARS = 20  # of more classes only the worst and the best half of so many
@@ -55,9 +55,8 @@ def plot_per_class(data: pd.DataFrame) -> Figure:
     axes.set_yticks(rows, [fitted(name) for name in data["class"]], fontsize=9)
     axes.set(xlabel="share of images (%)", xlim=(0, 102), ylim=(rows.max() + 0.6, -0.6))
     axes.tick_params(axis="y", length=0)
-    grid(axes)
-    axes.grid(False, axis="y")
-    figure.legend(loc="outside upper center", ncols=2)
+    grid(axes, "x")
+    legend(figure, ncols=2)
     return figure
 
 

@@ -2,12 +2,10 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import BEST, COLOURS, MUTED, Picture, drawing, grid, message, styled
+from analysis.figures.style import BEST, MUTED, ORANGE, Picture, drawing, grid, legend, message, styled
 from analysis.findings.audit import FEWEST_FOR_RHO, Audit
 from analysis.findings.audit_report import rank_correlation_sentence
-from search.record.endings import Ending
 
 BARS = 20  # epochs with an interval each; more become a band
 
@@ -21,7 +19,7 @@ def plot_rank_correlation(data: pd.DataFrame, rungs: list[int]) -> Figure:
     axes = figure.subplots()
     labels = {"stopped": "audited trials", "all": "all trials, weighted"}
     last = int(data["epoch"].max())
-    for group, colour, shift in (("stopped", COLOURS[Ending.ASHA], -0.06), ("all", BEST, 0.06)):
+    for group, colour, shift in (("stopped", ORANGE, -0.06), ("all", BEST, 0.06)):
         part = data[data["group"] == group]
         if part.empty:
             continue
@@ -40,9 +38,8 @@ def plot_rank_correlation(data: pd.DataFrame, rungs: list[int]) -> Figure:
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     axes.set(xlabel="epoch", ylabel="rank correlation with the end", xlim=(0.5, last + 0.5))
     axes.set_ylim(max(-1.02, min(-0.05, float(data["low"].min()) - 0.05)), 1.02)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid(axes)
-    figure.legend(loc="outside upper center", ncols=3)
+    grid(axes, whole_x=True)
+    legend(figure, ncols=3)
     return figure
 
 

@@ -5,27 +5,21 @@ from typing import Any
 import pandas as pd
 
 
-def pauses(started: list[pd.Timestamp], moments: pd.Series) -> list[tuple[pd.Timestamp, pd.Timestamp]]:
-    """(stop, resume) for each resume: from the last thing that happened before it. `moments` are UTC.
+def pauses(started: list[pd.Timestamp], moments: pd.Series) -> dict[pd.Timestamp, pd.Timestamp]:
+    """Stop -> resume for each resume: from the last thing that happened before it. `moments` are UTC.
 
     Of resumes with nothing between them the last counts.
     """
-    found: dict[pd.Timestamp, pd.Timestamp] = {}
-    for resume in sorted(started)[1:]:
-        before = moments[moments < resume]
-        if len(before):
-            found[before.max()] = resume
-    return list(found.items())
+    before = {resume: moments[moments < resume] for resume in sorted(started)[1:]}
+    return {earlier.max(): resume for resume, earlier in before.items() if len(earlier)}
 
 
-def search_minutes(
-    moments: pd.Series, start: pd.Timestamp, stops: list[tuple[pd.Timestamp, pd.Timestamp]]
-) -> pd.Series:
-    """Minutes of searching from `start` to each moment, pauses between a stop and its resume left out."""
+def search_minutes(moments: pd.Series, start: pd.Timestamp, stops: dict[pd.Timestamp, pd.Timestamp]) -> pd.Series:
+    """Minutes of searching from `start` to each moment, pauses left out."""
     minutes = (moments - start).dt.total_seconds() / 60
-    for stop, resume in stops:
-        inside = moments.where(moments < resume, resume)
-        minutes = minutes - ((inside - stop).dt.total_seconds() / 60).clip(lower=0)
+    for stop, resume in stops.items():
+        inside = moments.clip(stop, resume)  # type: ignore[call-overload]
+        minutes -= (inside - stop).dt.total_seconds() / 60
     return minutes
 
 

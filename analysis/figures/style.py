@@ -4,16 +4,17 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from search.record.endings import Ending
 
@@ -30,19 +31,15 @@ ENDINGS = {
     Ending.INFEASIBLE: "infeasible",
 }
 # Okabe and Ito, 2008: told apart by colour-blind readers.
-COLOURS = {
-    Ending.COMPLETE: "#0072b2",
-    Ending.ASHA: "#e69f00",
-    Ending.TIME_BUDGET: "#cc79a7",
-    Ending.DIVERGED: "#d55e00",
-    Ending.FAILED: "#56b4e9",
-    Ending.RUNNING: "#009e73",
-    Ending.INFEASIBLE: "#999999",
-}
-BEST = "#0072b2"
-DOTS = "#56b4e9"  # trials, if their ending does not matter
-RIGHT, WRONG = "#009e73", "#d55e00"
+BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+PURPLE, SKY, YELLOW, GREY = "#cc79a7", "#56b4e9", "#f0e442", "#999999"
+COLOURS = dict(zip(ENDINGS, (BLUE, ORANGE, PURPLE, RED, SKY, GREEN, GREY), strict=True))
+BEST = BLUE
+RIGHT, WRONG = GREEN, RED
+CYCLE = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED]
 MANY = 300  # marks from which on they become pixels, which keeps an SVG small
+# Of a class name in a script that the font does not have.
+no_glyph_warnings = partial(warnings.catch_warnings, action="ignore", category=UserWarning)
 RC = {
     "font.size": 10,
     "axes.labelsize": 10,
@@ -98,44 +95,49 @@ def message(figure: Figure, text: str) -> Figure:
     return figure
 
 
-def grid(axes: Axes) -> None:
-    axes.grid(True, color=MUTED, alpha=0.25, linewidth=0.6)
+def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both", whole_x: bool = False) -> None:
+    """Lines behind the marks; `whole_x`: ticks of x are integers, as epochs are."""
+    axes.grid(True, axis=axis, color=MUTED, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
+    if whole_x:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def dots(axes: Axes, x: Any, y: Any, n: int, **look: Any) -> None:
+    """Dots of a figure that has `n` of them."""
+    axes.scatter(x, y, rasterized=n > MANY, **{"linewidths": 0, "zorder": 3, **look})
 
 
 def mark_trials(axes: Axes, numbers: Any, x: Any, y: Any, best: int | None) -> None:
     """The best trial as a star, trial 0 as a diamond."""
-    styles: dict[int, dict[str, Any]] = {
-        0: {"marker": "D", "s": 26, "facecolors": "none", "label": "trial 0, the defaults"}
+    styles: dict[int | None, dict[str, Any]] = {
+        0: {"marker": "D", "s": 26, "facecolors": "none", "label": "trial 0, the defaults"},
+        best: {"marker": "*", "s": 90, "facecolors": INK, "label": f"best trial, {best}"},
     }
-    if best is not None:
-        styles[best] = {"marker": "*", "s": 90, "facecolors": INK, "label": f"best trial, {best}"}
     for number, style in styles.items():
         mark = (numbers == number) & np.isfinite(y)
         if mark.any():
             axes.scatter(x[mark], y[mark], edgecolors=INK, linewidths=1, zorder=5, **style)
 
 
-def legend_handles(figure: Figure) -> dict[str, Any]:
-    """What is labelled in any panel, by label: one legend stands for all panels."""
+def legend(figure: Figure, ncols: int, **options: Any) -> None:
+    """One legend above all panels of what is labelled in any of them."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    return handles
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=ncols, **options)
 
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a PNG on white."""
-    with matplotlib.rc_context(RC), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class name in a script that the font does not have
+    with matplotlib.rc_context(RC), no_glyph_warnings():
         figure.savefig(path, format="png", dpi=150, facecolor="white")
 
 
 def to_svg(figure: Figure, name: str) -> str:
     """An <svg> element without a background, its ink the text colour of the page around it."""
     stream = StringIO()
-    with matplotlib.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}), no_glyph_warnings():
         figure.savefig(stream, format="svg", dpi=150, transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
     svg = re.sub(r"<!--.*?-->\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)

@@ -1,9 +1,12 @@
 """The comparison of strategies: the simulated search against invariants, its arithmetic by hand."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from curves import FIELDS, curves_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulate import History, OurStack, PromotingASHA, RayStack, simulate
@@ -140,3 +143,19 @@ def test_from_the_epoch_found_the_incumbent_stays_at_or_above(selected: list[flo
         assert selected[-1] < value
     else:
         assert min(selected[found - 1 :]) >= value and (found == 1 or selected[found - 2] < value)
+
+
+def test_a_search_becomes_recorded_curves_without_the_trials_that_never_trained() -> None:
+    rows = [(0, None), (1, "infeasible"), (2, "diverged"), (3, None)]
+    epochs = pd.DataFrame([(0, 1, 0.123456789), (0, 2, 0.5), (2, 1, 0.25)], columns=["number", "epoch", "val_accuracy"])
+    search: Any = SimpleNamespace(
+        trials=pd.DataFrame(rows, columns=["number", "stopped_by"]),
+        epochs=epochs.reindex(columns=["number", *FIELDS]),
+        params={number: {"model.depth": 1, "model.kernel_size.0": 3} for number, _ in rows},
+        space=dict.fromkeys(["model.depth", "model.kernel_size", "optimizer.momentum"]),
+    )
+    complete, infeasible, diverged = curves_of(search)
+    assert infeasible == {"config": complete["config"], "infeasible": True}
+    assert complete["config"] == {"model.depth": 1, "model.kernel_size.0": 3, "optimizer.momentum": None}
+    assert [entry["val_accuracy"] for entry in complete["curve"]] == [0.123457, 0.5] and not complete["diverged"]
+    assert len(diverged["curve"]) == 1 and diverged["diverged"]

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from analysis import figures
 from analysis.figures.cores import startup_seconds
-from analysis.figures.rungs import asha_rungs
 from analysis.figures.style import ENDINGS, Picture, to_svg
 from analysis.reading.results import BestTrial, SearchResults
 from analysis.reading.tables import EPOCH_DTYPES, TRIAL_DTYPES, typed_table
+from search.config import SchedulerConfig, SearchConfig
 from search.record.endings import Ending, Infeasible
-from training.config import TrialConfig
+from training.config import TrainConfig
 
-ASHA = {"name": "asha", "grace_epochs": 1, "reduction_factor": 3.0}
+ASHA = SchedulerConfig(name="asha", grace_epochs=1, reduction_factor=3.0)
+NO_ASHA = SchedulerConfig(name="none")
 HOSTILE = ("<script>alert(1)</script>", "$\\frac{", "--> x", "日本語 \ud800", "W" * 300, "line\nbreak\x00", " ", None)
 
 
@@ -49,10 +50,7 @@ def results_of(
 ) -> SearchResults:
     return SearchResults(
         run=Path("run"),
-        config=TrialConfig.model_validate({"train": {"epochs": train_epochs}}),
-        settings={"scheduler": options.get("scheduler", ASHA)},
-        space={},
-        notice=None,
+        settings=SearchConfig(train=TrainConfig(epochs=train_epochs), scheduler=options.get("scheduler", ASHA)),
         environment=options.get("environment", []),
         trials=trials,
         epochs=epochs,
@@ -159,18 +157,12 @@ def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended():
 def test_the_pause_before_a_resume_is_no_search_time():
     moments = pd.Series([at(0), at(5), at(100), at(103)])
     stops = figures.pauses([at(0), at(98)], moments)
-    assert stops == [(at(5), at(98))]
+    assert stops == {at(5): at(98)}
     assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
-    assert figures.search_minutes(moments, at(0), []).tolist() == [0, 5, 100, 103]
+    assert figures.search_minutes(moments, at(0), {}).tolist() == [0, 5, 100, 103]
 
 
 # Rungs
-
-
-def test_without_asha_there_are_no_rungs():
-    assert asha_rungs(ASHA, 9) == [1, 3]
-    assert asha_rungs({**ASHA, "name": "none"}, 9) == []
-    assert asha_rungs({}, 9) == []
 
 
 def rung_search() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -411,7 +403,7 @@ def test_pictures_come_in_the_order_of_the_story():
     results = results_of(trials, epochs, 3, 9)
     assert list(by_name(results)) == ["incumbent", "rungs", "cores", "learning_curves", "infeasible"]
     feasible = trials[trials["stopped_by"] != "infeasible"]
-    without = results_of(feasible, epochs, 3, 9, scheduler={**ASHA, "name": "none"})
+    without = results_of(feasible, epochs, 3, 9, scheduler=NO_ASHA)
     assert list(by_name(without)) == ["incumbent", "cores", "learning_curves"]
 
 

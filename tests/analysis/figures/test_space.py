@@ -37,11 +37,16 @@ from analysis.figures.importance import PANELS
 from analysis.figures.parallel_coordinates import lines_drawn, parallel_ticks
 from analysis.figures.param_axis import axis_of, height_on, log_ticks, places, spread
 from analysis.figures.style import save_png, to_svg
-from analysis.reading.results import read_space
 from analysis.reading.tables import epochs_table, hyperparameters, trials_table
+from search.config import SearchConfig, written_config
 from search.space import SpaceEntry
-from training.config import TrialConfig
+from training.config import TrainConfig
 from training.loop import EpochResult
+
+
+def read_space(written: dict[str, Any]) -> dict[str, SpaceEntry]:
+    return written_config({"space": written})[0].space
+
 
 SPACE = read_space(
     {
@@ -98,10 +103,7 @@ def searched(*rows: dict[str, Any], total: int = 9, space: dict[str, SpaceEntry]
     best = max(complete, key=lambda trial: trial.value, default=None)
     return SearchResults(
         run=Path("run"),
-        config=TrialConfig.model_validate({"train": {"epochs": total}}),
-        settings={},
-        space=space,
-        notice=None,
+        settings=SearchConfig(train=TrainConfig(epochs=total), space=space),
         environment=[],
         trials=trials_table(trials, curves, space),
         epochs=epochs_table(trials, curves),
@@ -275,7 +277,7 @@ def test_panels_leave_out_trials_in_which_a_hyperparameter_was_inactive():
         total=1,
     )
     compared = at_equal_epochs(results.trials, results.epochs)
-    panels = {panel.path: panel for panel in axis_plots_data(compared, SPACE, hyperparameters(results.trials))}
+    panels = {panel.axis.path: panel for panel in axis_plots_data(compared, SPACE, hyperparameters(results.trials))}
     assert "train.label_smoothing" not in panels  # never drawn
     assert panels["optimizer.momentum"].points["number"].tolist() == [0]
     assert panels["optimizer.momentum"].medians.empty
@@ -376,7 +378,7 @@ def test_optimizers_are_compared_at_equal_epochs_and_each_curve_is_of_the_same_t
     )
     adam, sgd = optimizers_data(at_equal_epochs(results.trials, results.epochs), results.epochs)
     assert (adam.name, adam.accuracy.tolist(), adam.diverged, adam.best_learning_rate) == ("adam", [0.8], 1, 0.01)
-    assert (sgd.name, sorted(sgd.accuracy), sgd.diverged, sgd.best_number) == ("sgd", [0.1, 0.3, 0.5], 0, 0)
+    assert (sgd.name, sorted(sgd.accuracy), sgd.diverged) == ("sgd", [0.1, 0.3, 0.5], 0)
     assert sgd.curve.to_dict() == {1: 4.0, 2: 3.0, 3: 2.0} and sgd.curve_n == 2
     picture = {picture.name: picture for picture in space_pictures(results)}["optimizers"]
     assert "0.01 for adam, 0.1 for sgd" in picture.sentence and "Fewer than 5 trials used adam, sgd" in picture.sentence
