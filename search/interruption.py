@@ -19,7 +19,6 @@ SAME_SECONDS = 1.0  # signals this close are one: shells, `timeout` and terminal
 NOTHING_BEGUN = "Nothing was begun, and nothing was written: give the same command again."
 
 _first: float | None = None  # when the first one came, by time.monotonic()
-_in_tune = False
 _how_to_go_on: Callable[[], str] | None = None
 
 
@@ -30,18 +29,16 @@ def requested() -> bool:
 
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
-    """Answer signals: the first one raises KeyboardInterrupt. Nested or in another thread than the main one: as before.
+    """Answer signals: the first one ends Ray Tune's loop, and raises KeyboardInterrupt before it.
 
-    A signal that is ignored from outside, as with nohup, stays ignored.
+    Nested, or in another thread than the main one, nothing changes. A signal that is ignored from outside, as with nohup, stays ignored.
     """
     global _first, _how_to_go_on
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     if _on_signal in handlers.values() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _first, _how_to_go_on = None, None
-    # For end_tune, until Ray Tune handles it; this raises KeyboardInterrupt.
-    handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    handlers[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.default_int_handler)  # that of KeyboardInterrupt
     unraisable_hook, sys.unraisablehook = sys.unraisablehook, _pass_over_interrupts
     for number in SIGNALS:
         if handlers[number] != signal.SIG_IGN:
@@ -52,6 +49,7 @@ def answered() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         sys.unraisablehook = unraisable_hook
+        _first, _how_to_go_on = None, None
 
 
 def goes_on(how: Callable[[], str]) -> None:
@@ -60,22 +58,15 @@ def goes_on(how: Callable[[], str]) -> None:
     _how_to_go_on = how
 
 
-@contextlib.contextmanager
-def ends_tune() -> Iterator[None]:
-    """While Ray Tune runs, the first signal ends its loop, and nothing is raised."""
-    global _in_tune
+def raise_if_requested() -> None:
+    """Raise KeyboardInterrupt if a signal came and was lost in a place that cannot raise."""
     if requested():
-        raise KeyboardInterrupt  # the first one was lost in a place that cannot raise
-    _in_tune = True
-    try:
-        yield
-    finally:
-        _in_tune = False
+        raise KeyboardInterrupt
 
 
 def end_tune() -> None:
-    """End Ray Tune's loop at its next step, from any thread; KeyboardInterrupt if it has not begun."""
-    if callable(signal.getsignal(signal.SIGUSR1)):  # by Ray Tune, or by us
+    """End Ray Tune's loop at its next step, from any thread. Before it raises KeyboardInterrupt, afterwards nothing."""
+    if callable(signal.getsignal(signal.SIGUSR1)):  # once Ray Tune has begun, its handler is there, and stays
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
@@ -114,8 +105,6 @@ def _on_signal(*_: Any) -> None:
     global _first
     if _first is None:
         _first = time.monotonic()
-        if not _in_tune:
-            raise KeyboardInterrupt
         end_tune()
     elif time.monotonic() - _first > SAME_SECONDS:
         try:
