@@ -31,7 +31,7 @@ def requested() -> bool:
 def answered() -> Iterator[None]:
     """Answer signals: the first one ends Ray Tune's loop, and raises KeyboardInterrupt before it.
 
-    Nested, or in another thread than the main one, nothing changes. A signal that is ignored from outside, as with nohup, stays ignored.
+    One that is ignored from outside, as with nohup, stays ignored. Nested, or not in the main thread, nothing changes.
     """
     global _first, _how_to_go_on
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
