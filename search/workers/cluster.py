@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig
-from search.interruption import held_back
 from search.record.run_directory import SearchError
 from search.record.run_storage import RunStorage
 from search.record.storage import STORAGE_ERRORS, open_url
@@ -89,8 +89,7 @@ def ray_started(config: SearchConfig) -> Iterator[bool]:
     try:
         yield not is_local
     finally:
-        with held_back():
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _join(address: str) -> None:
@@ -110,14 +109,16 @@ def _join(address: str) -> None:
             ) from None
     use_token()
     packages = [str(Path(sys.modules[name].__file__ or "").parent) for name in PACKAGES]
-    with _stderr_to_file() as written, held_back():
+    # In a thread, as in the main one ray.init would take the handler of SIGTERM, and a signal could stop it half-way.
+    with _stderr_to_file() as written, ThreadPoolExecutor(1) as thread:
         try:
-            ray.init(
+            thread.submit(
+                ray.init,
                 address=address,
                 runtime_env=None if _job_ships_code() else {"py_modules": packages},
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
-            )
+            ).result()
             return
         except (AuthenticationError, RayError, OSError, ValueError, RuntimeError) as error:
             refused = isinstance(error, AuthenticationError) or "InvalidAuthToken" in written()
