@@ -2,11 +2,13 @@
 
 import argparse
 import re
-from typing import Any
+from typing import Any, get_args
 
+from search.config import SamplerConfig
 from search.flags import parse_flags
 from search.record.run_directory import KINDS, Kind
 from search.strict_yaml import parse_yaml
+from training.config import NUM_CLASSES
 
 RUNS_DIR = "runs"
 FLAG_PATHS = {  # flags that set one config path
@@ -72,7 +74,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     what.add_argument(
         "--dataset",
-        metavar="auto|cifar10|cifar100|digits|folder:PATH",
+        metavar=f"auto|{'|'.join(NUM_CLASSES)}|folder:PATH",
         help="the images; auto takes CIFAR-10, or digits if that cannot be had (default: auto, or the config's)",
     )
     what.add_argument("--data-dir", metavar="DIR", help="downloads and decoded folders (default: data)")
@@ -85,7 +87,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="set any path of the config, e.g. model.depth=4; repeatable; space.PATH=null fixes a path at its default",
     )
     how = parser.add_argument_group("how to search")
-    how.add_argument("--sampler", metavar="gp|tpe|random", help="what proposes trials (default: gp)")
+    how.add_argument(
+        "--sampler",
+        metavar="|".join(get_args(SamplerConfig.model_fields["name"].annotation)),
+        help="what proposes trials (default: gp)",
+    )
     how.add_argument("--scheduler", metavar="asha|none", help="what stops trials early (default: asha)")
     how.add_argument(
         "--warm-start",

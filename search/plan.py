@@ -20,7 +20,7 @@ from search.record.run_directory import CONFIG, KINDS, SearchError, open_run, re
 from search.record.run_storage import RunStorage
 from search.record.storage import child_of, is_url, parent_url
 from search.retraining import Retraining, plan_audit, plan_confirmation
-from training.config import validate
+from training.config import NUM_CLASSES, validate
 from training.errors import ConfigError
 from training.messages import printable
 
@@ -112,7 +112,8 @@ def _load(options: argparse.Namespace, overrides: dict[str, Any]) -> SearchConfi
         return load_config(options.config, overrides)
     dataset = overrides.get("data.dataset")
     if dataset is not None:
-        return load_config(CONFIGS / ("digits.yaml" if dataset == "digits" else "cifar10.yaml"), overrides)
+        own = CONFIGS / f"{dataset}.yaml"
+        return load_config(own if dataset in NUM_CLASSES and own.is_file() else CONFIGS / "cifar10.yaml", overrides)
     from training.data import cifar_is_available
 
     config = _resolve_paths(load_config(CONFIGS / "cifar10.yaml", overrides))

@@ -93,10 +93,10 @@ class Head:
     def output_shape(self) -> tuple[int]:
         return (self.input_shape[0] if self.name == "average" else prod(self.input_shape),)
 
-    def module(self) -> "nn.Module":
+    def module(self) -> "nn.Sequential":
         from torch import nn
 
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if self.name == "average" else nn.Flatten()
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1) if self.name == "average" else nn.Identity(), nn.Flatten())
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class ConvNet(nn.Module):
                 case Pooling():
                     block.insert(1, layer.module())
                 case Head():
-                    self.head = nn.Sequential(layer.module(), nn.Dropout(config.dropout))
+                    self.head = nn.Sequential(*layer.module(), nn.Dropout(config.dropout))
                 case Classifier():
                     self.classifier = layer.module()
                 case _:
