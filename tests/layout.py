@@ -22,7 +22,7 @@ def lines(files: dict[Path, str]) -> int:
 
 
 def code_lines(files: dict[Path, str]) -> int:
-    """Lines without imports, docstrings, comments and blank ones: what is left does not grow with the number of files."""
+    """Lines without imports, docstrings, comments and blank ones, which grow with the number of files."""
     count = 0
     for text in files.values():
         left_out = set()
@@ -102,7 +102,7 @@ def main(root: Path) -> None:
         print(f"  {file}: {', '.join(sorted(name for where, name in found if where == file))}")
     print(f"lines: product {lines(product):,}, tests {lines(tests):,}")
     print(
-        f"without imports, docstrings, comments, blank ones: product {code_lines(product):,}, tests {code_lines(tests):,}"
+        f"of these code, without imports and docstrings: product {code_lines(product):,}, tests {code_lines(tests):,}"
     )
 
 
