@@ -128,9 +128,8 @@ def evaluate_search(
         checkpoint = results.checkpoint_of(number)
         if checkpoint is None:
             return None
-        meta = read_meta(checkpoint)
-        data = relocated(meta["config"].data.without_augmentation(), data_dir)
-        network = SavedNetwork(checkpoint, meta, data, place)
+        network = saved_network(checkpoint, place, data_dir)
+        meta = network.meta
         return EvaluatedTrial(
             number=number,
             epoch=len(meta["results"]),
@@ -148,12 +147,11 @@ def evaluate_search(
     winner = None if best is None else evaluated(best.number, best.provisional)
     batch = n_val = None
     if winner is not None and winner.val_accuracy_now is not None:
-        config = read_meta(winner.checkpoint)["config"]
-        loaded = open_val(relocated(config.data.without_augmentation(), data_dir))
-        batch, n_val = training_batch(winner.number, config, loaded), len(loaded.val.labels)
-    if best is not None and best.number == 0:
-        defaults = winner
-    else:
+        network = saved_network(winner.checkpoint, place, data_dir)
+        loaded = open_val(network.data)
+        batch, n_val = training_batch(winner.number, network.meta["config"], loaded), len(loaded.val.labels)
+    defaults = winner
+    if best is None or best.number != 0:
         defaults = evaluated(0, provisional=False) if 0 in results.params else None
     return Evaluation(winner, defaults, read_openings(report), str(place), list(dict.fromkeys(problems)), batch, n_val)
 
@@ -176,7 +174,7 @@ def report_directory(run: Path) -> Path:
         if not report.is_symlink():
             report.mkdir(exist_ok=True)
         for path in (report, *report.rglob("*")):
-            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise AnalysisError(
                     f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or analyse a "
                     f"copy without links: cp -rL {run} COPY"
@@ -186,6 +184,12 @@ def report_directory(run: Path) -> Path:
         raise AnalysisError(
             f"{report} cannot be made ({error}). Copy the run directory to where you may write."
         ) from None
+
+
+def saved_network(checkpoint: Path, device: torch.device, data_dir: str | None) -> SavedNetwork:
+    """A checkpoint with the images on which it is evaluated. Raises CheckpointError."""
+    meta = read_meta(checkpoint)
+    return SavedNetwork(checkpoint, meta, relocated(meta["config"].data.without_augmentation(), data_dir), device)
 
 
 def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
@@ -209,11 +213,11 @@ def val_accuracy(
         return None
 
 
-def training_batch(number: int, config: TrialConfig, data: TrainData, count: int = BATCH_SHOWN) -> TrainingBatch:
-    """The first `count` images that training on the CPU begins with; a GPU draws other shifts for the same images."""
+def training_batch(number: int, config: TrialConfig, data: TrainData) -> TrainingBatch:
+    """The first images that training on the CPU begins with; a GPU draws other shifts for the same images."""
     images, labels = first_batch(config, data)
-    pixels = images[:count].permute(0, 2, 3, 1).contiguous().numpy()
-    return TrainingBatch(number, pixels, labels[:count].numpy(), data.train.class_names, config.data)
+    pixels = images[:BATCH_SHOWN].permute(0, 2, 3, 1).contiguous().numpy()
+    return TrainingBatch(number, pixels, labels[:BATCH_SHOWN].numpy(), data.train.class_names, config.data)
 
 
 def tested(network: SavedNetwork, open_test: OpenTest, report: Path, problems: list[str]) -> Predictions | None:
@@ -227,6 +231,6 @@ def tested(network: SavedNetwork, open_test: OpenTest, report: Path, problems: l
 
 def where_data_are(data: DataConfig) -> str:
     """The remedy for missing images."""
-    if data.dataset.startswith("folder:"):
-        return "Say where the folder with train/ and test/ is now: --data-dir DIR."
-    return "Say where the data set is, or is to be downloaded to: --data-dir DIR."
+    is_folder = data.dataset.startswith("folder:")
+    what = "the folder with train/ and test/ is now" if is_folder else "the data set is, or is to be downloaded to"
+    return f"Say where {what}: --data-dir DIR."

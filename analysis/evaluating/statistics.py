@@ -79,11 +79,6 @@ def _are_equal(values: Sequence[float]) -> bool:
     return max(values) == min(values)
 
 
-def at_least(count: int, trials: int, chance: float) -> float:
-    """The probability of at least `count` successes in so many trials (binomial)."""
-    return float(stats.binom.sf(count - 1, trials, chance))
-
-
 def spearman(one: pd.Series, other: pd.Series) -> float | None:
     """Rank correlation; None where one of the two is constant."""
     if one.nunique() < 2 or other.nunique() < 2:

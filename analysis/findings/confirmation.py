@@ -15,13 +15,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.evaluating.evaluation import relocated, tested
+from analysis.evaluating.evaluation import saved_network, tested
 from analysis.evaluating.statistics import Difference, t_interval, welch
-from analysis.evaluating.test_split import OpenTest, SavedNetwork
+from analysis.evaluating.test_split import OpenTest
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
 from analysis.reading.tables import endings
 from search.record.endings import Ending
-from training.checkpoint import read_meta
 
 DIRECTORY = "confirm"
 TRAINING_DTYPES = {
@@ -85,12 +84,11 @@ def evaluate_confirmation(
     for row, training in trainings[trainings["ending"] == Ending.COMPLETE].iterrows():
         number = int(training["number"])
         checkpoint = repeated.checkpoint_of(number)
-        meta = checkpoint and read_meta(checkpoint)
-        if not checkpoint or not meta or len(meta["results"]) < epochs[number]:
+        network = None if checkpoint is None else saved_network(checkpoint, device, data_dir)
+        if network is None or len(network.meta["results"]) < epochs[number]:
             problems.append(f"{repeated.place}: trial {number} has no readable checkpoint of its last epoch.")
             continue
-        data = relocated(meta["config"].data.without_augmentation(), data_dir)
-        predictions = tested(SavedNetwork(checkpoint, meta, data, device), open_test, report, problems)
+        predictions = tested(network, open_test, report, problems)
         if predictions is not None:
             images = len(predictions.labels)
             trainings.loc[row, "test_accuracy"] = float((predictions.logits.argmax(1) == predictions.labels).mean())

@@ -24,7 +24,7 @@ def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
         "accuracy": winner and accuracy_text(winner),
         "defaults_accuracy": evaluation.defaults and accuracy_text(evaluation.defaults),
         "gain": gain(evaluation),
-        "checks": [reproduction(t, evaluation.device) for t in distinct(evaluation)],
+        "checks": reproductions(evaluation),
         "cost": cost(results),
         "dataset": dataset_name(results.config.data.dataset),
         "device": evaluation.device,
@@ -39,12 +39,6 @@ def dataset_name(dataset: str) -> str:
     return f"{kind}{colon}{Path(path).name}" if colon else kind
 
 
-def distinct(evaluation: Evaluation) -> list[EvaluatedTrial]:
-    """Winner and defaults, or the one that is both."""
-    trials = [trial for trial in (evaluation.winner, evaluation.defaults) if trial is not None]
-    return list({trial.number: trial for trial in trials}.values())
-
-
 def accuracy_text(trial: EvaluatedTrial) -> str:
     """Test accuracy with its 95 % interval and n; says so where the test split was not evaluated."""
     metrics = trial.metrics()
@@ -56,17 +50,21 @@ def accuracy_text(trial: EvaluatedTrial) -> str:
     )
 
 
-def reproduction(trial: EvaluatedTrial, device: str) -> str:
-    """Whether the reloaded network has the val accuracy that was recorded."""
-    if trial.val_accuracy_now is None:
-        return f"The val accuracy of trial {trial.number} could not be checked."
-    if trial.reproduced:
-        recorded = percent(trial.val_accuracy)
-        return f"The reloaded network of trial {trial.number} has exactly the recorded val accuracy, {recorded}."
-    return (
-        f"The reloaded network of trial {trial.number} has val accuracy {percent(trial.val_accuracy_now, 4)}, "
-        f"recorded were {percent(trial.val_accuracy, 4)}: trained on another device than {device}, or on other images?"
-    )
+def reproductions(evaluation: Evaluation) -> list[str]:
+    """Whether the reloaded winner and defaults, or the one that is both, have the val accuracy that was recorded."""
+    sentences = {}
+    for trial in filter(None, (evaluation.winner, evaluation.defaults)):
+        recorded, network = trial.val_accuracy, f"The reloaded network of trial {trial.number} has"
+        if trial.val_accuracy_now is None:
+            sentences[trial.number] = f"The val accuracy of trial {trial.number} could not be checked."
+        elif trial.reproduced:
+            sentences[trial.number] = f"{network} exactly the recorded val accuracy, {percent(recorded)}."
+        else:
+            sentences[trial.number] = (
+                f"{network} val accuracy {percent(trial.val_accuracy_now, 4)}, recorded were {percent(recorded, 4)}: "
+                f"trained on another device than {evaluation.device}, or on other images?"
+            )
+    return list(sentences.values())
 
 
 def gain(evaluation: Evaluation) -> str:
