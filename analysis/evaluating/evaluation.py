@@ -49,12 +49,12 @@ class EvaluatedTrial:
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether the val accuracy is the recorded one to the last digit; None where it could not be checked."""
+        """Whether the val accuracy is the recorded one to the last digit; None if it could not be checked."""
         return None if self.val_accuracy_now is None else self.val_accuracy_now == self.val_accuracy
 
     @cached_property
     def test_metrics(self) -> dict[str, Any]:
-        """classification_metrics on the test split, computed once; empty where it was not evaluated."""
+        """classification_metrics on the test split, computed once; empty if it was not evaluated."""
         if self.predictions is None:
             return {}
         return classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
@@ -87,7 +87,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Winner and defaults; None where there is no checkpoint. If trial 0 won, both are the same."""
+    """Winner and defaults; None if there is no checkpoint. If trial 0 won, both are the same."""
 
     winner: EvaluatedTrial | None
     defaults: EvaluatedTrial | None
@@ -95,7 +95,7 @@ class Evaluation:
     device: str
     problems: list[str] = field(default_factory=list)
     training_batch: TrainingBatch | None = None  # of the winner
-    n_val: int | None = None  # images of the val split; None where they could not be had
+    n_val: int | None = None  # images of the val split; None if they could not be had
 
     def metrics(self) -> dict[str, Any]:
         """The content of test_metrics.json."""
@@ -168,7 +168,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def report_directory(run: Path) -> Path:
-    """RUN/report, made where it is not there. Raises AnalysisError, also where writing to it would write elsewhere."""
+    """RUN/report, made where it is not there. Raises AnalysisError, also if writing to it would write elsewhere."""
     report = run / "report"
     try:
         if not report.is_symlink():
@@ -187,24 +187,23 @@ def report_directory(run: Path) -> Path:
 
 
 def saved_network(checkpoint: Path, device: torch.device, data_dir: str | None) -> SavedNetwork:
-    """A checkpoint with the images on which it is evaluated. Raises CheckpointError."""
+    """A checkpoint with the images on which it is evaluated. Raises CheckpointError.
+
+    `data_dir` says where they are now: for folder:PATH the PATH, if it holds test/, else data.data_dir.
+    """
     meta = read_meta(checkpoint)
-    return SavedNetwork(checkpoint, meta, relocated(meta["config"].data.without_augmentation(), data_dir), device)
-
-
-def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
-    """The config with the images at data_dir: for folder:PATH the PATH, where it holds test/, else data.data_dir."""
-    if data_dir is None:
-        return data
-    if data.dataset.startswith("folder:") and (Path(data_dir) / "test").is_dir():
-        return data.model_copy(update={"dataset": f"folder:{data_dir}"})
-    return data.model_copy(update={"data_dir": data_dir})
+    data = meta["config"].data.without_augmentation()
+    if data_dir is not None:
+        is_folder = data.dataset.startswith("folder:") and (Path(data_dir) / "test").is_dir()
+        moved = {"dataset": f"folder:{data_dir}"} if is_folder else {"data_dir": data_dir}
+        data = data.model_copy(update=moved)
+    return SavedNetwork(checkpoint, meta, data, device)
 
 
 def val_accuracy(
     network: SavedNetwork, open_val: Callable[[DataConfig], TrainData], problems: list[str]
 ) -> float | None:
-    """Accuracy on the val split, evaluated as training did; None, and a problem, where the images are not to be had."""
+    """Accuracy on the val split, evaluated as training did; None, and a problem, if the images are not to be had."""
     try:
         loader = batch_loader(open_val(network.data).val, evaluation_batch(network.meta["config"]), network.device)
         return evaluate(load_model(network.checkpoint, network.device), loader)[1]
@@ -221,7 +220,7 @@ def training_batch(number: int, config: TrialConfig, data: TrainData) -> Trainin
 
 
 def tested(network: SavedNetwork, open_test: OpenTest, report: Path, problems: list[str]) -> Predictions | None:
-    """Answers on the test split; None, and a problem, where the images are not to be had."""
+    """Answers on the test split; None, and a problem, if the images are not to be had."""
     try:
         return predict_test(network, open_test, report)
     except (DataError, CheckpointError) as error:

@@ -21,7 +21,7 @@ CHECKED_BATCHES = (1, 5)  # images
 
 
 def check_export_file(file: Path) -> None:
-    """Raises AnalysisError where no model can be exported to, before anything is computed."""
+    """Raises AnalysisError if no model can be exported to, before anything is computed."""
     if file.suffix != ".pt2":
         raise AnalysisError(f"--export {file}: the name must end in .pt2, as torch.export.load wants it.")
     try:

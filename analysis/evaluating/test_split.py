@@ -87,7 +87,7 @@ def predict_test(network: SavedNetwork, open_test: OpenTest, report: Path) -> Pr
 
 
 def read_predictions(path: Path, num_classes: int) -> Predictions | None:
-    """Kept predictions; None where there are none or they cannot be used."""
+    """Kept predictions; None if there are none or they cannot be used."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_PREDICTIONS_BYTES:

@@ -38,13 +38,13 @@ class Confirmation:
 
     run: Path | str  # path or URL of the search
     trainings: pd.DataFrame  # TRAINING_DTYPES; test_accuracy is NaN until evaluate_confirmation
-    results: SearchResults | None  # of RUN/confirm; None where it cannot be read
+    results: SearchResults | None  # of RUN/confirm; None if it cannot be read
     test_images: int | None = None
     problems: list[str] = field(default_factory=list)
 
 
 def load_confirmation(results: SearchResults) -> Confirmation | None:
-    """Read RUN/confirm; None where there is none. Whatever else is wrong is said in `problems`."""
+    """Read RUN/confirm; None if there is none. Whatever else is wrong is said in `problems`."""
     try:
         repeated = load_nested(results, DIRECTORY)
     except AnalysisError as error:
@@ -140,7 +140,7 @@ def flattery(search_val_accuracy: float, retrained: Sequence[float]) -> tuple[fl
 
 def comparisons(data: pd.DataFrame, trainings: pd.DataFrame) -> dict[str, tuple[int, Difference]]:
     """Test accuracy of the winner's trainings against the `runner_up`'s and the `defaults`': source number and Welch's
-    test. Left out where there is nothing to compare; a runner-up that is trial 0 stands under `defaults`."""
+    test. Left out if there is nothing to compare; a runner-up that is trial 0 stands under `defaults`."""
     ranked = ranked_sources(data)
     if not ranked:
         return {}
@@ -155,7 +155,7 @@ def comparisons(data: pd.DataFrame, trainings: pd.DataFrame) -> dict[str, tuple[
 
 
 def is_better(difference: Difference) -> bool | None:
-    """True or False where the 95 % interval leaves 0 out; None: not shown. Equal values in both samples show nothing:
+    """True or False if the 95 % interval leaves 0 out; None: not shown. Equal values in both samples show nothing:
     their spread is unknown."""
     if not difference.has_spread or difference.low <= 0 <= difference.high:
         return None
