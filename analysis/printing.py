@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import text
-from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation, pick_device
+from analysis.evaluating.evaluation import EvaluatedTrial, pick_device
 from analysis.evaluating.export import check_export_file, export_model, loading_code
 from analysis.evaluating.predict import BestModel, classify, load_best
 from analysis.findings.audit_report import advice, audit_sentences
 from analysis.findings.confirmation_report import confirmation_sentences
-from analysis.findings.verdict import cost, distinct, gain, reproduction
+from analysis.findings.verdict import cost, gain, reproductions
 from analysis.reading.results import AnalysisError, SearchResults, load_search, newest_run
 from analysis.report import Analysis, analyse, write_report
 from training.errors import DataError
@@ -122,12 +122,9 @@ def summarise(console: Console, analysis: Analysis, index: str) -> None:
     for warning in analysis.warnings:
         console.print(Text(f"! {text.printable(warning)}", style="yellow"))
     if evaluation.winner is not None:
-        console.print(results_table(evaluation))
-    lines = [gain(evaluation), *(reproduction(t, evaluation.device) for t in distinct(evaluation))]
-    lines += [
-        cost(results),
-        f"Test split opened {text.plural(len(evaluation.openings), 'time')} in this run.",
-    ]
+        console.print(results_table(evaluation.winner, evaluation.defaults))
+    opened = f"Test split opened {text.plural(len(evaluation.openings), 'time')} in this run."
+    lines = [gain(evaluation), *reproductions(evaluation), cost(results), opened]
     if analysis.confirmation is not None:
         lines += confirmation_sentences(analysis.confirmation, results)
     if analysis.audit is not None:
@@ -137,25 +134,19 @@ def summarise(console: Console, analysis: Analysis, index: str) -> None:
     console.print(Text(f"Report: {text.printable(index)}", style="bold"))
 
 
-def results_table(evaluation: Evaluation) -> Table:
-    assert evaluation.winner is not None
-    table = Table("", "winner, provisional" if evaluation.winner.provisional else "winner")
-    columns = [table_cells(evaluation.winner)]
-    if evaluation.defaults is not None:
-        table.add_column("defaults")
-        columns.append(table_cells(evaluation.defaults))
-    for name in columns[0]:
-        table.add_row(name, *(column.get(name, "–") for column in columns))
+def results_table(winner: EvaluatedTrial, defaults: EvaluatedTrial | None) -> Table:
+    trials = {"winner, provisional" if winner.provisional else "winner": winner, "defaults": defaults}
+    columns = {heading: table_cells(trial) for heading, trial in trials.items() if trial is not None}
+    table = Table("", *columns)
+    for name in table_cells(winner):
+        table.add_row(name, *(column.get(name, "–") for column in columns.values()))
     return table
 
 
 def table_cells(trial: EvaluatedTrial) -> dict[str, str]:
     metrics = trial.metrics()
-    cells = {
-        "trial": str(trial.number),
-        "epochs": str(trial.epoch),
-        "val accuracy": text.percent(trial.val_accuracy),
-    }
+    val_accuracy = text.percent(trial.val_accuracy)
+    cells = {"trial": str(trial.number), "epochs": str(trial.epoch), "val accuracy": val_accuracy}
     if "test_accuracy" not in metrics:
         return {**cells, "test accuracy": "not evaluated"}
     low, high = metrics["test_accuracy_interval_95"]

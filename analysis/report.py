@@ -54,7 +54,7 @@ INDEX = "index.html"
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that the report is about; confirmation and audit are None where they have not been run."""
+    """All that the report is about; confirmation and audit are None if they have not been run."""
 
     results: SearchResults
     evaluation: Evaluation
@@ -83,7 +83,7 @@ def analyse(results: SearchResults, data_dir: str | None = None, device: str | N
 def write_report(analysis: Analysis) -> Path:
     """Write RUN/report/ and return the path of its index.html; in a bucket it is sent there too.
 
-    Raises AnalysisError where it cannot be written or sent.
+    Raises AnalysisError if it cannot be written or sent.
     """
     report = report_directory(analysis.results.run)
     try:
@@ -170,7 +170,7 @@ def drawn(pictures: Iterable[Picture], report: Path) -> list[dict[str, Any]]:
 
 
 def confirmation_part(analysis: Analysis, report: Path) -> dict[str, Any] | None:
-    """What the winner is worth by trainings with fresh seeds; None where there are none."""
+    """What the winner is worth by trainings with fresh seeds; None if there are none."""
     confirmation, results = analysis.confirmation, analysis.results
     if confirmation is None:
         return None
@@ -184,7 +184,7 @@ def confirmation_part(analysis: Analysis, report: Path) -> dict[str, Any] | None
 
 
 def audit_part(audit: Audit | None, report: Path) -> dict[str, Any] | None:
-    """Whether early stopping was right, by trials that went on; None where none did."""
+    """Whether early stopping was right, by trials that went on; None if none did."""
     if audit is None:
         return None
     return {

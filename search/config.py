@@ -285,7 +285,7 @@ def _is_written(path: str, values: Mapping[str, Any], overrides: Mapping[str, An
     data, search = values.get("data"), values.get("search")
     if path != "data.split_seed" or path in overrides or not isinstance(data, dict) or not isinstance(search, dict):
         return False
-    return data.get("split_seed") == search.get("seed")
+    return data.get("split_seed") in (search.get("seed"), 0)
 
 
 def _name_entry_fields(error: str) -> str:

@@ -49,12 +49,12 @@ class EvaluatedTrial:
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether the val accuracy is the recorded one to the last digit; None where it could not be checked."""
+        """Whether the val accuracy is the recorded one to the last digit; None if it could not be checked."""
         return None if self.val_accuracy_now is None else self.val_accuracy_now == self.val_accuracy
 
     @cached_property
     def test_metrics(self) -> dict[str, Any]:
-        """classification_metrics on the test split, computed once; empty where it was not evaluated."""
+        """classification_metrics on the test split, computed once; empty if it was not evaluated."""
         if self.predictions is None:
             return {}
         return classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
@@ -87,7 +87,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Winner and defaults; None where there is no checkpoint. If trial 0 won, both are the same."""
+    """Winner and defaults; None if there is no checkpoint. If trial 0 won, both are the same."""
 
     winner: EvaluatedTrial | None
     defaults: EvaluatedTrial | None
@@ -95,7 +95,7 @@ class Evaluation:
     device: str
     problems: list[str] = field(default_factory=list)
     training_batch: TrainingBatch | None = None  # of the winner
-    n_val: int | None = None  # images of the val split; None where they could not be had
+    n_val: int | None = None  # images of the val split; None if they could not be had
 
     def metrics(self) -> dict[str, Any]:
         """The content of test_metrics.json."""
@@ -120,10 +120,6 @@ def evaluate_search(
     problems: list[str] = []
     open_test = open_test or opener(report, data_dir, results.send_report)
 
-    def unaugmented(data: DataConfig) -> DataConfig:
-        split = {"split_seed": results.settings.data.split_seed}
-        return relocated(data.without_augmentation().model_copy(update=split), data_dir)
-
     @lru_cache(2)
     def open_val(data: DataConfig) -> TrainData:
         return load_data(data, may_write(data, data_dir))
@@ -132,8 +128,8 @@ def evaluate_search(
         checkpoint = results.checkpoint_of(number)
         if checkpoint is None:
             return None
-        meta = read_meta(checkpoint)
-        network = SavedNetwork(checkpoint, meta, unaugmented(meta["config"].data), place)
+        network = saved_network(checkpoint, place, data_dir, results.settings.data.split_seed)
+        meta = network.meta
         return EvaluatedTrial(
             number=number,
             epoch=len(meta["results"]),
@@ -151,12 +147,11 @@ def evaluate_search(
     winner = None if best is None else evaluated(best.number, best.provisional)
     batch = n_val = None
     if winner is not None and winner.val_accuracy_now is not None:
-        config = read_meta(winner.checkpoint)["config"]
-        loaded = open_val(unaugmented(config.data))
-        batch, n_val = training_batch(winner.number, config, loaded), len(loaded.val.labels)
-    if best is not None and best.number == 0:
-        defaults = winner
-    else:
+        network = saved_network(winner.checkpoint, place, data_dir, results.settings.data.split_seed)
+        loaded = open_val(network.data)
+        batch, n_val = training_batch(winner.number, network.meta["config"], loaded), len(loaded.val.labels)
+    defaults = winner
+    if best is None or best.number != 0:
         defaults = evaluated(0, provisional=False) if 0 in results.params else None
     return Evaluation(winner, defaults, read_openings(report), str(place), list(dict.fromkeys(problems)), batch, n_val)
 
@@ -173,13 +168,13 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def report_directory(run: Path) -> Path:
-    """RUN/report, made where it is not there. Raises AnalysisError, also where writing to it would write elsewhere."""
+    """RUN/report, made where it is not there. Raises AnalysisError, also if writing to it would write elsewhere."""
     report = run / "report"
     try:
         if not report.is_symlink():
             report.mkdir(exist_ok=True)
         for path in (report, *report.rglob("*")):
-            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise AnalysisError(
                     f"{path} is a link, or no file: what is written there would go elsewhere. Remove it, or analyse a "
                     f"copy without links: cp -rL {run} COPY"
@@ -191,19 +186,25 @@ def report_directory(run: Path) -> Path:
         ) from None
 
 
-def relocated(data: DataConfig, data_dir: str | None) -> DataConfig:
-    """The config with the images at data_dir: for folder:PATH the PATH, where it holds test/, else data.data_dir."""
-    if data_dir is None:
-        return data
-    if data.dataset.startswith("folder:") and (Path(data_dir) / "test").is_dir():
-        return data.model_copy(update={"dataset": f"folder:{data_dir}"})
-    return data.model_copy(update={"data_dir": data_dir})
+def saved_network(checkpoint: Path, device: torch.device, data_dir: str | None, split_seed: int) -> SavedNetwork:
+    """A checkpoint with the images on which it is evaluated. Raises CheckpointError.
+
+    `data_dir` says where they are now: for folder:PATH the PATH, if it holds test/, else data.data_dir. `split_seed` is
+    that of the search: checkpoints of older versions name its seed, though val was cut by 0.
+    """
+    meta = read_meta(checkpoint)
+    data = meta["config"].data.without_augmentation().model_copy(update={"split_seed": split_seed})
+    if data_dir is not None:
+        is_folder = data.dataset.startswith("folder:") and (Path(data_dir) / "test").is_dir()
+        moved = {"dataset": f"folder:{data_dir}"} if is_folder else {"data_dir": data_dir}
+        data = data.model_copy(update=moved)
+    return SavedNetwork(checkpoint, meta, data, device)
 
 
 def val_accuracy(
     network: SavedNetwork, open_val: Callable[[DataConfig], TrainData], problems: list[str]
 ) -> float | None:
-    """Accuracy on the val split, evaluated as training did; None, and a problem, where the images are not to be had."""
+    """Accuracy on the val split, evaluated as training did; None, and a problem, if the images are not to be had."""
     try:
         loader = batch_loader(open_val(network.data).val, evaluation_batch(network.meta["config"]), network.device)
         return evaluate(load_model(network.checkpoint, network.device), loader)[1]
@@ -212,15 +213,15 @@ def val_accuracy(
         return None
 
 
-def training_batch(number: int, config: TrialConfig, data: TrainData, count: int = BATCH_SHOWN) -> TrainingBatch:
-    """The first `count` images that training on the CPU begins with; a GPU draws other shifts for the same images."""
+def training_batch(number: int, config: TrialConfig, data: TrainData) -> TrainingBatch:
+    """The first images that training on the CPU begins with; a GPU draws other shifts for the same images."""
     images, labels = first_batch(config, data)
-    pixels = images[:count].permute(0, 2, 3, 1).contiguous().numpy()
-    return TrainingBatch(number, pixels, labels[:count].numpy(), data.train.class_names, config.data)
+    pixels = images[:BATCH_SHOWN].permute(0, 2, 3, 1).contiguous().numpy()
+    return TrainingBatch(number, pixels, labels[:BATCH_SHOWN].numpy(), data.train.class_names, config.data)
 
 
 def tested(network: SavedNetwork, open_test: OpenTest, report: Path, problems: list[str]) -> Predictions | None:
-    """Answers on the test split; None, and a problem, where the images are not to be had."""
+    """Answers on the test split; None, and a problem, if the images are not to be had."""
     try:
         return predict_test(network, open_test, report)
     except (DataError, CheckpointError) as error:
@@ -230,6 +231,6 @@ def tested(network: SavedNetwork, open_test: OpenTest, report: Path, problems: l
 
 def where_data_are(data: DataConfig) -> str:
     """The remedy for missing images."""
-    if data.dataset.startswith("folder:"):
-        return "Say where the folder with train/ and test/ is now: --data-dir DIR."
-    return "Say where the data set is, or is to be downloaded to: --data-dir DIR."
+    is_folder = data.dataset.startswith("folder:")
+    what = "the folder with train/ and test/ is now" if is_folder else "the data set is, or is to be downloaded to"
+    return f"Say where {what}: --data-dir DIR."

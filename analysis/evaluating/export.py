@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from analysis.evaluating.predict import BestModel
 from analysis.reading.results import AnalysisError
+from training.files import new_file
 from training.model import ConvNet
 
 CLASSES = "classes.json"  # in the exported file: the class names, a JSON list in the order of the logits
@@ -20,7 +21,7 @@ CHECKED_BATCHES = (1, 5)  # images
 
 
 def check_export_file(file: Path) -> None:
-    """Raises AnalysisError where no model can be exported to, before anything is computed."""
+    """Raises AnalysisError if no model can be exported to, before anything is computed."""
     if file.suffix != ".pt2":
         raise AnalysisError(f"--export {file}: the name must end in .pt2, as torch.export.load wants it.")
     try:
@@ -47,9 +48,8 @@ def export_model(best: BestModel, file: Path) -> int:
         torch.export.save(exported(best.model), archive, extra_files={CLASSES: json.dumps(best.class_names)})
     unfinished = file.with_name(f".unfinished-{os.getpid()}.pt2")
     try:
-        unfinished.unlink(missing_ok=True)
-        unfinished.touch(exist_ok=False)  # a new file: nothing is written through a link that lay in wait
-        unfinished.write_bytes(archive.getbuffer())
+        with new_file(unfinished) as stream:
+            stream.write(archive.getbuffer())
         if not answers_alike(unfinished, best):
             raise AnalysisError(
                 f"the exported network answers otherwise than that of trial {best.number}; {file} was not written. "

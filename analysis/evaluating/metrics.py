@@ -34,12 +34,13 @@ def classification_metrics(
     classes = np.arange(len(class_names))
     precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     columns = zip(class_names, precision, recall, f1, support, strict=True)
-    top_5 = {f"top_{TOP}_accuracy": top_accuracy(logits, labels, TOP)} if len(class_names) > TOP else {}
+    likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    top_5 = {f"top_{TOP}_accuracy": float((likeliest == labels[:, None]).any(1).mean())}
     return {
         "test_accuracy": correct / n,
         "test_accuracy_interval_95": list(wilson_interval(correct, n)),
         "test_loss": float(cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))),
-        **top_5,
+        **(top_5 if len(class_names) > TOP else {}),
         "balanced_accuracy": float(recall[support > 0].mean()),
         "macro_f1": float(f1[np.union1d(labels, predicted)].mean()),
         "expected_calibration_error": calibration_data(logits, labels)[1],
@@ -52,16 +53,10 @@ def classification_metrics(
     }
 
 
-def top_accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> float:
-    """Share of images in [0, 1] whose true class is among the k likeliest."""
-    likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return float((likeliest == labels[:, None]).any(1).mean())
-
-
 def calibration_data(
     logits: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15
 ) -> tuple[pd.DataFrame, float]:
-    """(bins, expected calibration error in [0, 1]) as in Guo et al., 2017; NaN where a logit is not finite.
+    """(bins, expected calibration error in [0, 1]) as in Guo et al., 2017; NaN if a logit is not finite.
 
     Confidence is the largest softmax probability. One row for each bin of equal width, low < confidence <= high:
     count, mean confidence, accuracy, and `deviation`, the standard deviation that their difference would have if the

@@ -34,7 +34,7 @@ class BestModel:
 
 
 def load_best(results: SearchResults, device: torch.device | str = "cpu") -> BestModel:
-    """The best trial's network on a device. Raises AnalysisError where there is none."""
+    """The best trial's network on a device. Raises AnalysisError if there is none."""
     best = results.best_trial
     if best is None:
         raise AnalysisError(

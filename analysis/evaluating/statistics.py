@@ -45,7 +45,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of one sample minus that of another, with its 95 % interval; NaN where a sample has one value."""
+    """Mean of one sample minus that of another, with its 95 % interval; NaN if a sample has one value."""
 
     difference: float
     low: float
@@ -79,13 +79,8 @@ def _are_equal(values: Sequence[float]) -> bool:
     return max(values) == min(values)
 
 
-def at_least(count: int, trials: int, chance: float) -> float:
-    """The probability of at least `count` successes in so many trials (binomial)."""
-    return float(stats.binom.sf(count - 1, trials, chance))
-
-
 def spearman(one: pd.Series, other: pd.Series) -> float | None:
-    """Rank correlation; None where one of the two is constant."""
+    """Rank correlation; None if one of the two is constant."""
     if one.nunique() < 2 or other.nunique() < 2:
         return None
     return float(stats.spearmanr(one, other).statistic)
@@ -94,7 +89,7 @@ def spearman(one: pd.Series, other: pd.Series) -> float | None:
 def weighted_rank_correlation(
     x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Spearman's rho of x and y, both (n,), for each row of weights (..., n); NaN where x or y does not vary.
+    """Spearman's rho of x and y, both (n,), for each row of weights (..., n); NaN if x or y does not vary.
 
     With whole weights it is the rho of a sample in which each value stands so many times; ties have their mean rank.
     """

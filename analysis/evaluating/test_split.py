@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def predict_test(network: SavedNetwork, open_test: OpenTest, report: Path) -> Pr
 
 
 def read_predictions(path: Path, num_classes: int) -> Predictions | None:
-    """Kept predictions; None where there are none or they cannot be used."""
+    """Kept predictions; None if there are none or they cannot be used."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_PREDICTIONS_BYTES:
@@ -104,26 +103,23 @@ def opener(report: Path, data_dir: str | None = None, written: Callable[[], None
     """A function that loads the test split, once for the same images, and writes every opening down
     before anything is predicted. `data_dir` is the one of the command line; `written` is called after each writing.
     """
-
-    @lru_cache(2)
-    def opened(data: DataConfig) -> ImageSet:
-        return load_test(data, may_write(data, data_dir))
+    opened: dict[DataConfig, ImageSet] = {}
 
     def open_test(data: DataConfig, weights: str) -> ImageSet:
-        misses = opened.cache_info().misses
-        test = opened(data)
-        if opened.cache_info().misses > misses:
-            record_opening(report, weights)
+        if data not in opened:
+            opened[data] = load_test(data, may_write(data, data_dir))
+            moment = datetime.now(UTC).isoformat(timespec="seconds")
+            openings = [*read_openings(report), {"opened_at": moment, "first_for": weights[:16]}]
+            (report / OPENINGS).write_text(json.dumps(openings, indent=1), encoding="utf-8")
             written()
-        return test
+        return opened[data]
 
     return open_test
 
 
 def may_write(data: DataConfig, data_dir: str | None) -> bool:
-    """Whether images may be downloaded to data.data_dir and kept there: where the command line names that directory, or
-    it is the default. One that only the run names is read, for the run may come from elsewhere.
-    """
+    """Whether images may be downloaded to data.data_dir and kept there: if the command line names that directory, or it
+    is the default. One that only the run names is only read, for the run may come from elsewhere."""
     try:
         places = {Path(place).resolve() for place in (DataConfig().data_dir, data_dir) if place is not None}
         return Path(data.data_dir).resolve() in places
@@ -138,9 +134,3 @@ def read_openings(report: Path) -> list[dict[str, Any]]:
         return [opening for opening in openings if isinstance(opening, dict)]
     except (OSError, ValueError, TypeError):
         return []
-
-
-def record_opening(report: Path, weights: str) -> None:
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    openings = [*read_openings(report), {"opened_at": moment, "first_for": weights[:16]}]
-    (report / OPENINGS).write_text(json.dumps(openings, indent=1), encoding="utf-8")

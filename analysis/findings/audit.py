@@ -260,7 +260,7 @@ def whole_curves(audit: Audit) -> int:
 def advised_grace(replays: pd.DataFrame) -> int | None:
     """The smallest grace period, in epochs, of which at least 95 % of the replays lose at most 0.1 points.
 
-    The number of epochs itself, where nothing is stopped, always is one. None without replays.
+    The number of epochs itself, with which nothing is stopped, always is one. None without replays.
     """
     safe = replays[replays["safe_share"] >= SAFE_SHARE]
     return None if safe.empty else int(safe["grace_epochs"].min())

@@ -92,7 +92,7 @@ def rank_correlation_sentence(data: pd.DataFrame, rungs: list[int]) -> str:
 
 
 def advice(audit: Audit) -> tuple[str, str | None]:
-    """(what the audit advises on the grace period, the command for it or None where nothing is to be done)."""
+    """(what the audit advises on the grace period, the command for it or None if nothing is to be done)."""
     run, curves, grace = str(audit.run), len(audit.curves) // audit.epochs, advised_grace(audit.replays)
     if grace is None and audit.population < ADVISED_FROM:
         stopped = f"ASHA stopped only {plural(audit.population, 'trial')}"

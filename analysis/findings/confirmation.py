@@ -15,13 +15,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.evaluating.evaluation import relocated, tested
+from analysis.evaluating.evaluation import saved_network, tested
 from analysis.evaluating.statistics import Difference, t_interval, welch
-from analysis.evaluating.test_split import OpenTest, SavedNetwork
+from analysis.evaluating.test_split import OpenTest
 from analysis.reading.results import AnalysisError, SearchResults, load_nested
 from analysis.reading.tables import endings
 from search.record.endings import Ending
-from training.checkpoint import read_meta
 
 DIRECTORY = "confirm"
 TRAINING_DTYPES = {
@@ -39,13 +38,13 @@ class Confirmation:
 
     run: Path | str  # path or URL of the search
     trainings: pd.DataFrame  # TRAINING_DTYPES; test_accuracy is NaN until evaluate_confirmation
-    results: SearchResults | None  # of RUN/confirm; None where it cannot be read
+    results: SearchResults | None  # of RUN/confirm; None if it cannot be read
     test_images: int | None = None
     problems: list[str] = field(default_factory=list)
 
 
 def load_confirmation(results: SearchResults) -> Confirmation | None:
-    """Read RUN/confirm; None where there is none. Whatever else is wrong is said in `problems`."""
+    """Read RUN/confirm; None if there is none. Whatever else is wrong is said in `problems`."""
     try:
         repeated = load_nested(results, DIRECTORY)
     except AnalysisError as error:
@@ -85,12 +84,12 @@ def evaluate_confirmation(
     for row, training in trainings[trainings["ending"] == Ending.COMPLETE].iterrows():
         number = int(training["number"])
         checkpoint = repeated.checkpoint_of(number)
-        meta = checkpoint and read_meta(checkpoint)
-        if not checkpoint or not meta or len(meta["results"]) < epochs[number]:
+        split_seed = repeated.settings.data.split_seed
+        network = None if checkpoint is None else saved_network(checkpoint, device, data_dir, split_seed)
+        if network is None or len(network.meta["results"]) < epochs[number]:
             problems.append(f"{repeated.place}: trial {number} has no readable checkpoint of its last epoch.")
             continue
-        data = relocated(meta["config"].data.without_augmentation(), data_dir)
-        predictions = tested(SavedNetwork(checkpoint, meta, data, device), open_test, report, problems)
+        predictions = tested(network, open_test, report, problems)
         if predictions is not None:
             images = len(predictions.labels)
             trainings.loc[row, "test_accuracy"] = float((predictions.logits.argmax(1) == predictions.labels).mean())
@@ -142,7 +141,7 @@ def flattery(search_val_accuracy: float, retrained: Sequence[float]) -> tuple[fl
 
 def comparisons(data: pd.DataFrame, trainings: pd.DataFrame) -> dict[str, tuple[int, Difference]]:
     """Test accuracy of the winner's trainings against the `runner_up`'s and the `defaults`': source number and Welch's
-    test. Left out where there is nothing to compare; a runner-up that is trial 0 stands under `defaults`."""
+    test. Left out if there is nothing to compare; a runner-up that is trial 0 stands under `defaults`."""
     ranked = ranked_sources(data)
     if not ranked:
         return {}
@@ -157,7 +156,7 @@ def comparisons(data: pd.DataFrame, trainings: pd.DataFrame) -> dict[str, tuple[
 
 
 def is_better(difference: Difference) -> bool | None:
-    """True or False where the 95 % interval leaves 0 out; None: not shown. Equal values in both samples show nothing:
+    """True or False if the 95 % interval leaves 0 out; None: not shown. Equal values in both samples show nothing:
     their spread is unknown."""
     if not difference.has_spread or difference.low <= 0 <= difference.high:
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from analysis.evaluating.evaluation import EvaluatedTrial, Evaluation
+from analysis.evaluating.evaluation import Evaluation
 from analysis.evaluating.statistics import paired_gain
 from analysis.findings.trials import trained
 from analysis.reading.results import SearchResults
@@ -13,64 +13,43 @@ from search.record.endings import Ending
 
 
 def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
-    """The headline's numbers; `winner` is None where no network can be called best."""
+    """The headline's numbers; `winner` is None if no network can be called best."""
     best, winner = results.best_trial, evaluation.winner
     config = None if best is None else results.config_of(best.number)
-    rows = [] if best is None else [(path, shown(value)) for path, value in best.params.items()]
+    kind, colon, path = results.config.data.dataset.partition(":")
     return {
         "best": best,
         "winner": winner and winner.metrics(),
         "defaults": evaluation.defaults and evaluation.defaults.metrics(),
-        "accuracy": winner and accuracy_text(winner),
-        "defaults_accuracy": evaluation.defaults and accuracy_text(evaluation.defaults),
         "gain": gain(evaluation),
-        "checks": [reproduction(t, evaluation.device) for t in distinct(evaluation)],
+        "checks": reproductions(evaluation),
         "cost": cost(results),
-        "dataset": dataset_name(results.config.data.dataset),
+        "dataset": kind + colon + Path(path).name,  # of folder:PATH the last part of the path
         "device": evaluation.device,
-        "params": rows,
+        "params": [] if best is None else [(path, shown(value)) for path, value in best.params.items()],
         "epochs": config and config.train.epochs,
     }
 
 
-def dataset_name(dataset: str) -> str:
-    """The name of a data set; of folder:PATH the last part of the path."""
-    kind, colon, path = dataset.partition(":")
-    return f"{kind}{colon}{Path(path).name}" if colon else kind
-
-
-def distinct(evaluation: Evaluation) -> list[EvaluatedTrial]:
-    """Winner and defaults, or the one that is both."""
-    trials = [trial for trial in (evaluation.winner, evaluation.defaults) if trial is not None]
-    return list({trial.number: trial for trial in trials}.values())
-
-
-def accuracy_text(trial: EvaluatedTrial) -> str:
-    """Test accuracy with its 95 % interval and n; says so where the test split was not evaluated."""
-    metrics = trial.metrics()
-    if "test_accuracy" not in metrics:
-        return "not evaluated on the test split"
-    low, high = metrics["test_accuracy_interval_95"]
-    return (
-        f"{percent(metrics['test_accuracy'])} (95 % interval {100 * low:.2f} to {percent(high)}, n = {metrics['n']:,})"
-    )
-
-
-def reproduction(trial: EvaluatedTrial, device: str) -> str:
-    """Whether the reloaded network has the val accuracy that was recorded."""
-    if trial.val_accuracy_now is None:
-        return f"The val accuracy of trial {trial.number} could not be checked."
-    if trial.reproduced:
-        recorded = percent(trial.val_accuracy)
-        return f"The reloaded network of trial {trial.number} has exactly the recorded val accuracy, {recorded}."
-    return (
-        f"The reloaded network of trial {trial.number} has val accuracy {percent(trial.val_accuracy_now, 4)}, "
-        f"recorded were {percent(trial.val_accuracy, 4)}: trained on another device than {device}, or on other images?"
-    )
+def reproductions(evaluation: Evaluation) -> list[str]:
+    """Whether the reloaded winner and defaults, or the one that is both, have the val accuracy that was recorded."""
+    sentences = {}
+    for trial in filter(None, (evaluation.winner, evaluation.defaults)):
+        recorded, network = trial.val_accuracy, f"The reloaded network of trial {trial.number} has"
+        if trial.val_accuracy_now is None:
+            sentences[trial.number] = f"The val accuracy of trial {trial.number} could not be checked."
+        elif trial.reproduced:
+            sentences[trial.number] = f"{network} exactly the recorded val accuracy, {percent(recorded)}."
+        else:
+            sentences[trial.number] = (
+                f"{network} val accuracy {percent(trial.val_accuracy_now, 4)}, recorded were {percent(recorded, 4)}: "
+                f"trained on another device than {evaluation.device}, or on other images?"
+            )
+    return list(sentences.values())
 
 
 def gain(evaluation: Evaluation) -> str:
-    """What searching gained over trial 0 on the test split; empty where one of the two was not evaluated."""
+    """What searching gained over trial 0 on the test split; empty if one of the two was not evaluated."""
     winner, defaults = evaluation.winner, evaluation.defaults
     if winner is None or defaults is None or winner.predictions is None or defaults.predictions is None:
         return ""

@@ -68,7 +68,7 @@ def send_report(mirror: Mirror) -> None:
 
 
 def newest_run_at(url: str) -> str:
-    """The URL of the run below a URL whose journal was written to last. Raises AnalysisError where there is none."""
+    """The URL of the run below a URL whose journal was written to last. Raises AnalysisError if there is none."""
     with bucket_errors(url):
         system, root = open_url(url)
         listed = system.get_file_info(FileSelector(root, allow_not_found=True))
@@ -94,7 +94,7 @@ def is_there(system: FileSystem, paths: list[str]) -> list[bool]:
 
 
 def no_bucket(system: FileSystem, root: str) -> str:
-    """The beginning of a message where even the bucket is missing."""
+    """The beginning of a message if even the bucket is missing."""
     bucket = root.partition("/")[0]
     if bucket and system.get_file_info(bucket).type == FileType.NotFound:
         return f"there is no bucket {bucket}, so "

@@ -92,12 +92,12 @@ class SearchResults:
     def checkpoint_of(self, number: int) -> Path | None:
         """The intact checkpoint of a trial with the most epochs, or None; see `training.load_model`.
 
-        Raises AnalysisError where it lies in a bucket that fails.
+        Raises AnalysisError if it lies in a bucket that fails.
         """
         return find_checkpoint(self.run, number, fetcher(self.mirror))[0]
 
     def send_report(self) -> None:
-        """Send what has changed in report/ to the bucket, where the run is in one. Raises AnalysisError."""
+        """Send what has changed in report/ to the bucket, if the run is in one. Raises AnalysisError."""
         if self.mirror is not None:
             send_report(self.mirror)
 
@@ -107,7 +107,7 @@ class SearchResults:
 
 
 def newest_run(runs_dir: Path | str) -> Path | str:
-    """The run whose journal was written to last; in a bucket its URL. Raises AnalysisError where there is none."""
+    """The run whose journal was written to last; in a bucket its URL. Raises AnalysisError if there is none."""
     if is_url(runs_dir):
         return newest_run_at(url_text(runs_dir))
     runs_dir = Path(runs_dir)
@@ -139,7 +139,7 @@ def load_search(run: Path | str, sources: bool = False) -> SearchResults:
 
 
 def load_nested(results: SearchResults, name: str) -> SearchResults | None:
-    """The run directory `name` within a search's; None where there is none. Raises AnalysisError."""
+    """The run directory `name` within a search's; None if there is none. Raises AnalysisError."""
     run = results.run / name
     if not (run / CONFIG).is_file() or not (run / JOURNAL).is_file():
         return None

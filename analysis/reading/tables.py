@@ -47,9 +47,9 @@ QUARTER_HOUR = timedelta(minutes=15)  # offsets of the world's time zones are mu
 def trials_table(
     trials: Sequence[FrozenTrial], curves: Mapping[int, Curve], space: Iterable[str], sources: bool = False
 ) -> pd.DataFrame:
-    """One row for each trial, by number; a column for each path of the space, NaN or None where it was inactive.
+    """One row for each trial, by number; a column for each path of the space, NaN or None if it was inactive.
 
-    val_accuracy is that of the last epoch trained, `seconds` the sum of its epochs' (NaN where no curve is left).
+    val_accuracy is that of the last epoch trained, `seconds` the sum of its epochs' (NaN if no curve is left).
     Trials that repeat or continue those of a search have its number for them in a column `source_number`.
     """
     zone = journal_zone(trials, curves)
@@ -114,7 +114,7 @@ def last_epoch(trial: FrozenTrial, curve: Curve) -> tuple[int, float]:
 def journal_zone(trials: Sequence[FrozenTrial], curves: Mapping[int, Curve]) -> tzinfo | None:
     """The time zone of the search's machine; None: this machine's.
 
-    A journal holds local times without a zone, the epochs hold UTC: where a trial ended with an epoch the two give it.
+    A journal holds local times without a zone, the epochs hold UTC: if a trial ended with an epoch the two give it.
     """
     offsets = []
     for trial in trials:
@@ -165,5 +165,5 @@ def _parameter_column(values: list[Any]) -> pd.Series:
     numeric = all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
     drawn = [value for value in values if value is not None]
     if numeric and drawn:
-        return pd.Series(values)  # int64, or float64 with NaN where one is missing
+        return pd.Series(values)  # int64, or float64 with NaN if one is missing
     return pd.Series(values, dtype="bool" if values and all(isinstance(v, bool) for v in values) else "object")

@@ -260,7 +260,8 @@ def test_the_seed_that_cut_val_is_written_and_searches_that_lack_it_keep_their_s
     assert written["data"]["split_seed"] == 3 and parse_config(written, {}) == config
     assert errors_of(written, {"data.split_seed": 4}) == errors_of({"data": {"split_seed": 4}})
     del written["data"]["split_seed"]  # a version that cut val by seed 0, whatever search.seed was
-    assert parse_config(written, {}).data.split_seed == 0
+    kept = parse_config(written, {})
+    assert kept.data.split_seed == 0 and parse_config(yaml.safe_load(kept.to_yaml()), {}) == kept
 
 
 def test_readers_take_what_they_know_of_a_config_of_another_version() -> None:

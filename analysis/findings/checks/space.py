@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from analysis.evaluating.statistics import at_least
+from scipy.stats import binom
+
 from analysis.findings.checks.check import Check, fine, new_search, unknown
 from analysis.findings.trials import last_line, level_with_best, own_trials, too_few_complete
 from analysis.reading.results import SearchResults
@@ -103,7 +104,7 @@ def find_edges(results: SearchResults, best: Mapping[str, Any], top: list[dict[s
             near = sum(ends.has_near(each, is_high) for each in values)
             if not ends.has_near(value, is_high) or 2 * near < len(top):
                 continue
-            if at_least(near, len(values), ends.chance) <= CHANCE:
+            if binom.sf(near - 1, len(values), ends.chance) <= CHANCE:
                 yield Edge(name, path, is_high, ends.high if is_high else ends.low, near, len(values))
 
 

@@ -127,13 +127,13 @@ def test_a_directory_without_permission_is_refused(search_run, tmp_path, monkeyp
 
 
 def test_a_full_disk_leaves_the_older_file(search_run, tmp_path, monkeypatch, capsys, picture):
-    def full(path, data):
+    def full(path):
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "best.pt2").write_text("older")
     Image.fromarray(picture((8, 8, 3))).save(tmp_path / "x.png")
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(export, "new_file", full)
     arguments = ["--predict", str(tmp_path / "x.png"), str(tmp_path / "y.png"), "--export", str(tmp_path / "best.pt2")]
     assert main([str(search_run.path), "--device", "cpu", *arguments]) == 2
     out, err = capsys.readouterr()

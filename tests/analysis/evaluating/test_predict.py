@@ -176,10 +176,3 @@ def test_a_provisional_model_is_called_so(make_run, trained, tmp_path, monkeypat
     assert main([str(run.path), "--device", "cpu", "--predict", "good.png"]) == 0
     out = capsys.readouterr().out
     assert "provisionally the best: 1 epoch," in out and "No trial is COMPLETE" in out
-
-
-def test_help_shows_how_it_is_used(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    out = capsys.readouterr().out
-    assert "--predict cat.jpg" in out and "--export best.pt2" in out and "\n  python -m analysis  " in out

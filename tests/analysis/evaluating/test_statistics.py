@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.evaluating.statistics import (
-    at_least,
     paired_gain,
     spearman,
     t_interval,
@@ -67,12 +66,6 @@ def test_welch_of_one_value_and_of_equal_ones():
         assert found.low == found.difference == found.high == pytest.approx(0.8 - other)
         assert found.p == p and not found.has_spread
     assert welch([0.8, 0.8], [0.7, 0.71]).has_spread  # and no warning
-
-
-def test_at_least_by_hand():
-    assert at_least(2, 3, 0.5) == pytest.approx(0.5)
-    assert at_least(0, 5, 0.1) == 1
-    assert at_least(6, 5, 0.1) == 0
 
 
 def test_rank_correlation_of_two_series_by_their_places():

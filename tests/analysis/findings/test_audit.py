@@ -64,7 +64,8 @@ def audit_of(
 ) -> Audit:
     """An audit of the trials of `search` with fewer epochs; audited: source number -> curve; states of those.
 
-    `sources` are the source numbers if they are not the keys of `audited`."""
+    `sources`: the source numbers, if they are not the keys of `audited`.
+    """
     stopped = {number: "asha" for number, curve in search.items() if len(curve) < epochs}
     endings = {number: (states or {}).get(source, "") for number, source in enumerate(audited)}
     numbers = pd.Series(list(audited) if sources is None else sources, dtype="Int64")

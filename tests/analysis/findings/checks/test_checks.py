@@ -58,13 +58,6 @@ def test_small_broken_and_unfinished_searches_are_survived(make, trials):
         }
 
 
-def test_what_needs_action_comes_first(make):
-    trials = [a_trial(0.8, optimizer__learning_rate=0.5) for _ in range(6)] + [stopped() for _ in range(44)]
-    found = checks(make(trials), n_val=12_500)
-    assert (found[0].name, found[0].verdict) == ("Is the best trial at an edge of the space?", "act")
-    assert_sound(found)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_large_search_of_every_ending_is_survived(make, seed):
     rng = random.Random(seed)
