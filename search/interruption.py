@@ -1,6 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: the first one ends a command in good order and says how to go on, a second one at once.
 
-Nothing heavy is imported here, as a command does this before anything else.
+So does the first one if good order takes too long; what is lost is no more than with SIGKILL. Nothing heavy is imported
+here, as a command does this before anything else.
 """
 
 import atexit
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODE = 130
 SAME_SECONDS = 1.0  # signals this close are one: shells, `timeout` and terminals send some of them twice
+SECONDS_TO_END = 20.0  # Ray Tune waits 15 s for its trials; without Ray's processes Ray would wait for a minute
 NOTHING_BEGUN = "Nothing was begun, and nothing was written: give the same command again."
 
 _first: float | None = None  # when the first one came, by time.monotonic()
@@ -105,8 +107,16 @@ def _on_signal(*_: Any) -> None:
     global _first
     if _first is None:
         _first = time.monotonic()
+        timer = threading.Timer(SECONDS_TO_END, _end_at_once)
+        timer.daemon = True
+        timer.start()
         end_tune()
     elif time.monotonic() - _first > SAME_SECONDS:
+        _end_at_once()
+
+
+def _end_at_once() -> None:
+    if requested():
         try:
             say_how_to_go_on()
         finally:
