@@ -1,11 +1,13 @@
 """SIGINT, SIGTERM and SIGHUP: the first one ends a command in good order and says how to go on, a second one at once.
 
-Nothing heavy is imported here, as a command does this before anything else.
+So does the first one if good order takes too long; what is lost is no more than with SIGKILL. Nothing heavy is imported
+here, as a command does this before anything else.
 """
 
 import atexit
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -16,15 +18,16 @@ from typing import Any, NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODE = 130
 SAME_SECONDS = 1.0  # signals this close are one: shells, `timeout` and terminals send some of them twice
+SECONDS_TO_END = 20.0  # Ray Tune waits 15 s for its trials; without Ray's processes Ray would wait for a minute
 NOTHING_BEGUN = "Nothing was begun, and nothing was written: give the same command again."
 
-_first: float | None = None  # when the first one came, by time.monotonic()
+_requested = False
 _how_to_go_on: Callable[[], str] | None = None
 
 
 def requested() -> bool:
     """Whether a signal has asked this command to end."""
-    return _first is not None
+    return _requested
 
 
 @contextlib.contextmanager
@@ -33,7 +36,7 @@ def answered() -> Iterator[None]:
 
     One that is ignored from outside, as with nohup, stays ignored. Nested, or not in the main thread, nothing changes.
     """
-    global _first, _how_to_go_on
+    global _requested, _how_to_go_on
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     if _on_signal in handlers.values() or threading.current_thread() is not threading.main_thread():
         yield
@@ -49,7 +52,8 @@ def answered() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         sys.unraisablehook = unraisable_hook
-        _first, _how_to_go_on = None, None
+        signal.set_wakeup_fd(-1)
+        _requested, _how_to_go_on = False, None
 
 
 def goes_on(how: Callable[[], str]) -> None:
@@ -102,11 +106,22 @@ def run_program(main: Callable[[], int]) -> NoReturn:
 
 
 def _on_signal(*_: Any) -> None:
-    global _first
-    if _first is None:
-        _first = time.monotonic()
+    global _requested
+    if not _requested:
+        _requested = True
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end)  # which signals are written to, whatever C code the main thread is in
+        threading.Thread(target=_watch, args=(read_end,), daemon=True).start()
         end_tune()
-    elif time.monotonic() - _first > SAME_SECONDS:
+
+
+def _watch(read_end: int) -> None:
+    """End the process at once with a second signal, or if the first one takes too long."""
+    time.sleep(SAME_SECONDS)
+    os.read(read_end, 4096)  # what is the same signal, or that of `end_tune`
+    select.select([read_end], [], [], SECONDS_TO_END)
+    if requested():
         try:
             say_how_to_go_on()
         finally:

@@ -7,7 +7,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import termios
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 import pytest
@@ -112,17 +112,30 @@ def epochs_in(directory: Path) -> set[Path]:
 def test_the_first_signal_raises_one_beside_it_is_the_same_and_a_second_one_ends_the_process(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "_exit", sys.exit)
+    exits = SimpleQueue[int]()
+    monkeypatch.setattr(os, "_exit", exits.put)
+    monkeypatch.setattr(interruption, "SAME_SECONDS", 0.5)
     with interruption.answered():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         signal.raise_signal(TERM)
-        assert interruption.requested()
         interruption.goes_on(lambda: "Go on.")
-        monkeypatch.setattr(interruption, "SAME_SECONDS", 0.0)
-        with pytest.raises(SystemExit, match="130"):
-            signal.raise_signal(number)
+        time.sleep(1)
+        assert interruption.requested() and exits.empty()
+        signal.raise_signal(number)
+        assert exits.get(timeout=10) == 130
     assert capfd.readouterr().err == "\nInterrupted.\nGo on.\n"
+
+
+def test_an_end_in_good_order_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits = SimpleQueue[int]()
+    monkeypatch.setattr(os, "_exit", exits.put)
+    monkeypatch.setattr(interruption, "SAME_SECONDS", 0.1)
+    monkeypatch.setattr(interruption, "SECONDS_TO_END", 0.1)
+    with interruption.answered():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(TERM)
+        assert exits.get(timeout=10) == 130
 
 
 def test_while_tune_runs_a_signal_ends_its_loop_and_raises_nothing() -> None:
