@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analysis import figures
 from analysis.figures.cores import startup_seconds
+from analysis.figures.search_time import pauses, search_minutes
 from analysis.figures.style import ENDINGS, Picture, to_svg
 from analysis.reading.results import BestTrial, SearchResults
 from analysis.reading.tables import EPOCH_DTYPES, TRIAL_DTYPES, typed_table
@@ -124,8 +125,8 @@ def test_epochs_that_outlived_the_last_trial_are_no_part_of_the_pause():
 
 def test_of_two_resumes_in_a_row_the_pause_counts_once():
     moments = pd.Series([at(0), at(5), at(103)])
-    stops = figures.pauses([at(0), at(50), at(100)], moments)
-    assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 8]
+    stops = pauses([at(0), at(50), at(100)], moments)
+    assert search_minutes(moments, at(0), stops).tolist() == [0, 5, 8]
 
 
 def test_the_incumbent_has_a_panel_for_time_and_one_for_epochs_with_the_level_of_a_complete_trial_0():
@@ -156,10 +157,10 @@ def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended():
 
 def test_the_pause_before_a_resume_is_no_search_time():
     moments = pd.Series([at(0), at(5), at(100), at(103)])
-    stops = figures.pauses([at(0), at(98)], moments)
+    stops = pauses([at(0), at(98)], moments)
     assert stops == {at(5): at(98)}
-    assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
-    assert figures.search_minutes(moments, at(0), {}).tolist() == [0, 5, 100, 103]
+    assert search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
+    assert search_minutes(moments, at(0), {}).tolist() == [0, 5, 100, 103]
 
 
 # Rungs
