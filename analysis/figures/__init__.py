@@ -21,16 +21,11 @@ SEARCH = {  # how it went: of SearchResults
     "infeasible": ("reasons_data", "plot_reasons", "reasons_sentence"),
 }
 SPACE = {  # what mattered: of SearchResults
-    "hyperparameters": ("Panel", "axis_plots_data", "plot_axes", "axes_sentence"),
-    "importance": ("Importance", "importance_data", "by_importance", "plot_importance", "importance_sentence"),
-    "parallel_coordinates": (
-        "Lines",
-        "parallel_coordinates_data",
-        "plot_parallel_coordinates",
-        "parallel_sentence",
-    ),
+    "hyperparameters": ("axis_plots_data", "plot_axes", "axes_sentence"),
+    "importance": ("importance_data", "by_importance", "plot_importance", "importance_sentence"),
+    "parallel_coordinates": ("parallel_coordinates_data", "plot_parallel_coordinates", "parallel_sentence"),
     "cost": ("pareto_front", "cost_data", "plot_cost", "cost_sentence"),
-    "optimizers": ("OptimizerResult", "optimizers_data", "plot_optimizers", "optimizers_sentence"),
+    "optimizers": ("optimizers_data", "plot_optimizers", "optimizers_sentence"),
 }
 NETWORK = {  # the winner's: of an Evaluation
     "feature_maps": ("layer_table", "feature_maps_data", "plot_feature_maps", "network_sentence"),
@@ -47,9 +42,8 @@ TEST = {  # what the winner does on the test split: of an EvaluatedTrial
 CONFIRMATION = {"confirmation": ("plot_confirmation", "confirmation_sentence")}  # of a Confirmation and SearchResults
 AUDIT = {"audit_curves": ("plot_audit_curves",), "rank_correlation": ("plot_rank_correlation",)}  # of an Audit
 SHARED = {  # what several figures need
-    "comparison": ("Comparison", "at_equal_epochs", "compared_text"),
+    "comparison": ("at_equal_epochs", "compared_text"),
     "param_axis": ("ParamAxis",),
-    "search_time": ("pauses", "search_minutes"),
 }
 
 __getattr__ = looked_up(__name__, SEARCH | SPACE | NETWORK | TEST | CONFIRMATION | AUDIT | SHARED)

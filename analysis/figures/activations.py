@@ -42,10 +42,10 @@ def plot_activations(image: NDArray[np.uint8], data: list[tuple[str, NDArray[np.
     grids = figure.subplots(rows, CHANNELS_SHOWN + 1, squeeze=False)
     for axes in grids.flat:
         axes.set_axis_off()
-    grids[0, 0].imshow(image, interpolation="nearest")
+    grids[0, 0].imshow(image)
     for row, (name, maps) in enumerate(data):
         for axes, channel in zip(grids[row, 1:], maps, strict=False):
-            axes.imshow(channel, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(channel, cmap="viridis", vmin=0, vmax=1)
         grids[row, 1].set_title(f"{name}: {shape_text(maps.shape[1:])}", fontsize=8, loc="left", pad=3)
     return figure
 

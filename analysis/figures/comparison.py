@@ -32,24 +32,22 @@ def at_equal_epochs(
     is no longer seen.
     """
     is_diverged = endings(trials) == Ending.DIVERGED
-    diverged = trials[is_diverged]
     ended = trials[trials["state"].isin(["COMPLETE", "PRUNED"]) & ~is_diverged]
     curves = epochs[epochs["number"].isin(ended["number"]) & epochs["val_accuracy"].notna()]
     reached = curves.groupby("epoch")["number"].nunique()
-    trained = int(curves["number"].nunique())
-    if not trained:
-        return Comparison(0, ended.iloc[:0].assign(compared_accuracy=pd.Series(dtype="float64")), diverged, "")
+    trained = curves["number"].nunique()
     needed = min(trained, max(least, math.ceil(share * trained)))
-    enough = reached[reached >= needed]
-    epoch = int(enough.index.max()) if len(enough) else int(reached.index[int(reached.to_numpy().argmax())])
-    accuracy = curves[curves["epoch"] == epoch].drop_duplicates("number", keep="last").set_index("number")
-    compared = ended[ended["number"].isin(accuracy.index)]
-    compared = compared.assign(compared_accuracy=compared["number"].map(accuracy["val_accuracy"]).astype("float64"))
-    counted = "the only trial" if trained == 1 else f"all {trained} trials" if needed == trained else None
-    reason = f"the latest that {counted or f'at least {needed} of {trained} trials'} reached"
-    if not len(enough):  # gaps in a journal
+    counted = f"at least {needed} of {trained} trials" if needed < trained else f"all {trained} trials"
+    epoch, reason = 0, ""
+    if (reached >= needed).any():
+        epoch = int(reached.index[reached >= needed].max())
+        reason = f"the latest that {counted if trained > 1 else 'the only trial'} reached"
+    elif trained:  # gaps in a journal
+        epoch = int(reached.index[int(reached.to_numpy().argmax())])
         reason = "the first that most trials have a val accuracy of"
-    return Comparison(epoch, compared.reset_index(drop=True), diverged, reason)
+    accuracy = curves.loc[curves["epoch"] == epoch, ["number", "val_accuracy"]]
+    compared = ended.merge(accuracy.set_axis(["number", "compared_accuracy"], axis=1), on="number")
+    return Comparison(epoch, compared, trials[is_diverged], reason)
 
 
 def compared_text(comparison: Comparison, total_epochs: int) -> str:

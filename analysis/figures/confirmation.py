@@ -1,9 +1,10 @@
 """The best configurations trained again with fresh seeds."""
 
-from math import isnan
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -27,9 +28,8 @@ def plot_confirmation(data: pd.DataFrame, trainings: pd.DataFrame) -> Figure:
     for axes, split in zip(grids, splits, strict=True):
         for place, row in enumerate(shown.to_dict("records")):
             colour = MUTED if row["source_number"] == 0 else BEST
-            own = trainings[trainings["source_number"] == row["source_number"]]
-            values = own[f"{split}_accuracy"].dropna().tolist()
-            _plot_trainings(axes, place, values, row[f"{split}_mean"], row[f"{split}_low"], colour)
+            own = 100 * trainings.loc[trainings["source_number"] == row["source_number"], f"{split}_accuracy"].dropna()
+            _plot_trainings(axes, place, own, 100 * (row[f"{split}_mean"] - row[f"{split}_low"]), colour)
             if split == "val":
                 axes.plot(100 * row["search_val_accuracy"], place, "D", mfc="none", mec=colour, markersize=6, zorder=3)
         axes.set(xlabel=f"{split} accuracy (%)", ylim=(len(shown) - 0.4, -0.6))
@@ -46,15 +46,12 @@ def plot_confirmation(data: pd.DataFrame, trainings: pd.DataFrame) -> Figure:
     return figure
 
 
-def _plot_trainings(axes: Any, place: int, values: list[float], mean: float, low: float, colour: str) -> None:
+def _plot_trainings(axes: Axes, place: int, accuracy: pd.Series, half: float, colour: str) -> None:
     """Dots above the line of a configuration, mean and interval below; nothing for no values."""
-    if not values:
-        return
-    axes.plot([100 * value for value in values], [place - 0.16] * len(values), "o", color=colour, alpha=0.55,
-              markersize=5, markeredgewidth=0, zorder=2)  # fmt: skip
-    half = 0.0 if isnan(low) else 100 * (mean - low)
-    axes.errorbar(100 * mean, place + 0.16, xerr=half, fmt="|", color=colour, markersize=9, elinewidth=1.6,
-                  capsize=3 if half else 0, zorder=3)  # fmt: skip
+    dot: dict[str, Any] = {"alpha": 0.55, "markersize": 5, "markeredgewidth": 0, "zorder": 2}
+    axes.plot(accuracy, [place - 0.16] * len(accuracy), "o", color=colour, **dot)
+    bar: dict[str, Any] = {"fmt": "|", "markersize": 9, "elinewidth": 1.6, "capsize": 3 if half > 0 else 0, "zorder": 3}
+    axes.errorbar(accuracy.mean(), place + 0.16, xerr=np.nan_to_num(half), color=colour, **bar)
 
 
 def confirmation_sentence(data: pd.DataFrame) -> str:

@@ -27,9 +27,7 @@ def plot_confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) 
     shares, size = confusion_data(matrix), len(class_names)
     figure = drawing(height=5.6)
     axes = figure.subplots()
-    picture = axes.imshow(
-        np.ma.masked_equal(shares, 0), cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
-    )
+    picture = axes.imshow(np.ma.masked_equal(shares, 0), cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     step = 1 if size <= 2 * CLASSES_WITH_NUMBERS else -(-size // 25)
     ticks, names = np.arange(0, size, step), [fitted(name) for name in class_names[::step]]
     fontsize = 9 if size <= 12 else 6.5
@@ -39,11 +37,10 @@ def plot_confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) 
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set(visible=True, color=MUTED)
     if size <= CLASSES_WITH_NUMBERS:
-        for (row, column), share in np.ndenumerate(shares):
-            count = matrix[row][column]
-            colour = "#ffffff" if share > 0.3 else "#222222"
-            if count:
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=fontsize, color=colour)
+        for row, column in np.argwhere(shares):
+            colour = "#ffffff" if shares[row, column] > 0.3 else "#222222"
+            count = str(matrix[row][column])
+            axes.text(column, row, count, ha="center", va="center", fontsize=fontsize, color=colour)
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.7, ticks=[0, 0.05, 0.2, 0.5, 1])
     return figure
 

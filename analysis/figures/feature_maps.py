@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from analysis.evaluating.evaluation import Evaluation
-from analysis.figures.style import INK, WIDTH, Picture, drawing, styled
+from analysis.figures.style import GREEN, INK, PURPLE, SKY, WIDTH, YELLOW, Picture, drawing, styled
 from analysis.text import compact, percent
 from training.checkpoint import read_meta
 from training.config import ModelConfig
 from training.geometry import Shape
 from training.layers import Convolution, Layer, Pooling, network_layers
 
-FACES = {"conv": "#56b4e9", "pool": "#f0e442", "input": "#009e73", "other": "#cc79a7"}
+FACES = {"conv": SKY, "pool": YELLOW, "input": GREEN}
 
 
 def layer_table(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
@@ -45,19 +45,14 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def feature_maps_data(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
-    """The input and every layer's output: name, window (`3 × 3 / 1`), channels, height, width in pixels."""
-    boxes = [{"name": "input", "window": "", **_sizes(input_shape)}]
+    """The input and every layer's output: name, window (`3 × 3 / 1`), shape (C, H, W) or (C,)."""
+    boxes: list[dict[str, Any]] = [{"name": "input", "window": "", "shape": input_shape}]
     for layer in network_layers(config, input_shape, num_classes):
         window = ""
         if isinstance(layer, Convolution | Pooling):
             window = f"{layer.kernel_size} × {layer.kernel_size} / {layer.stride}"
-        boxes.append({"name": layer.name, "window": window, **_sizes(layer.output_shape)})
+        boxes.append({"name": layer.name, "window": window, "shape": layer.output_shape})
     return boxes
-
-
-def _sizes(shape: tuple[int, ...]) -> dict[str, int]:
-    channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
-    return {"channels": channels, "height": height, "width": width}
 
 
 @styled
@@ -66,17 +61,17 @@ def plot_feature_maps(data: list[dict[str, Any]], per_row: int = 8) -> Figure:
     rows = -(-len(data) // per_row)
     per_row = max(6, -(-len(data) // rows))  # rows of equal length
     figure = drawing(height=rows * 1.5 * WIDTH / per_row)
-    largest = max(box["height"] for box in data) ** 0.5
-    deepest = max(box["channels"] for box in data) ** 0.5
+    heights = [box["shape"][1] if len(box["shape"]) > 1 else 1 for box in data]
+    deepest = max(box["shape"][0] for box in data) ** 0.5
     for row, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
         axes.set(xlim=(-0.1, per_row + 0.05), ylim=(-0.52, 0.92), aspect="equal")
         axes.set_axis_off()
-        for place, box in enumerate(data[row * per_row : (row + 1) * per_row]):
-            side, depth = 0.62 * box["height"] ** 0.5 / largest, 0.3 * box["channels"] ** 0.5 / deepest
-            colour = FACES.get(box["name"].rstrip("0123456789"), FACES["other"])
+        shown = slice(row * per_row, (row + 1) * per_row)
+        for place, (box, height) in enumerate(zip(data[shown], heights[shown], strict=True)):
+            side, depth = 0.62 * height**0.5 / max(heights) ** 0.5, 0.3 * box["shape"][0] ** 0.5 / deepest
+            colour = FACES.get(box["name"].rstrip("0123456789"), PURPLE)
             _draw_box(axes, place + 0.02, 0.4 - side / 2, side, depth, colour)
-            label = shape_text((box["channels"], box["height"], box["width"]))
-            text = box["name"], label if box["height"] > 1 else str(box["channels"]), box["window"]
+            text = box["name"], shape_text(box["shape"] if height > 1 else box["shape"][:1]), box["window"]
             for line, (words, weight) in enumerate(zip(text, ("bold", "normal", "normal"), strict=True)):
                 axes.text(place, -0.05 - 0.15 * line, words, fontsize=7.5, weight=weight, va="top")
     return figure
@@ -85,8 +80,8 @@ def plot_feature_maps(data: list[dict[str, Any]], per_row: int = 8) -> Figure:
 def _draw_box(axes: Any, x: float, y: float, side: float, depth: float, colour: str) -> None:
     side, slant = max(side, 0.05), max(depth, 0.04) * 0.7
     front = [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
-    top = [front[3], front[2], (x + side + slant, y + side + slant), (x + slant, y + side + slant)]
-    flank = [front[1], (x + side + slant, y + slant), (x + side + slant, y + side + slant), front[2]]
+    back = [(corner_x + slant, corner_y + slant) for corner_x, corner_y in front]
+    top, flank = [front[3], front[2], back[2], back[3]], [front[1], back[1], back[2], front[2]]
     for corners, alpha in ((front, 0.85), (top, 0.45), (flank, 0.6)):
         axes.add_patch(Polygon(corners, facecolor=colour, alpha=alpha, edgecolor="none"))
         axes.add_patch(Polygon(corners, facecolor="none", edgecolor=INK, linewidth=0.7, joinstyle="round"))

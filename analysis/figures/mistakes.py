@@ -24,13 +24,10 @@ def plot_mistakes(mistakes: Sequence[Sample], columns: int = 6) -> Figure:
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, mistake in zip(figure.axes, mistakes, strict=False):
-        axes.imshow(mistake.image, interpolation="nearest")
+        axes.imshow(mistake.image)
         axes.set_title(fitted(mistake.label, 12), fontsize=8, weight="bold", pad=3)
-        confidence = percent(mistake.top[0][1], 1)
-        axes.text(
-            0.5, -0.04, f"{fitted(mistake.predicted)}\n{confidence}", transform=axes.transAxes, ha="center", va="top",
-            fontsize=8, color=WRONG,
-        )  # fmt: skip
+        words = f"{fitted(mistake.predicted)}\n{percent(mistake.top[0][1], 1)}"
+        axes.text(0.5, -0.04, words, transform=axes.transAxes, ha="center", va="top", fontsize=8, color=WRONG)
     return figure
 
 
@@ -38,10 +35,8 @@ def mistakes_sentence(mistakes: Sequence[Sample], logits: NDArray[np.float32], l
     confidence, correct = probabilities(logits).max(1), logits.argmax(1) == labels
     wrong = int((~correct).sum())
     if not wrong:
-        certainty = percent(confidence.mean(), 1)
-        return (
-            f"The network makes no mistake on {plural(len(labels), 'test image')}; its mean confidence is {certainty}."
-        )
+        images, certainty = plural(len(labels), "test image"), percent(confidence.mean(), 1)
+        return f"The network makes no mistake on {images}; its mean confidence is {certainty}."
     first, last = (percent(mistake.top[0][1], 1) for mistake in (mistakes[0], mistakes[-1]))
     which = f"The {len(mistakes)} most confident of {wrong:,} mistakes" if len(mistakes) < wrong else "Every mistake"
     (true, predicted), count = Counter((each.label, each.predicted) for each in mistakes).most_common(1)[0]

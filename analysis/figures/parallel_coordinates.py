@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -79,7 +79,9 @@ def plot_parallel_coordinates(data: Lines, epoch: int, best: int | None = None) 
     heights = np.where(inactive, -0.12, heights)
     drawn = lines_drawn(n)
     prominence = np.linspace(0, 1, len(drawn)) ** max(2, len(drawn) / 50) if n > 1 else np.ones(1)
-    colours = _shades()(quality[drawn])
+    # Viridis without its ends, of which one is not seen on dark pages and the other not on light ones.
+    shades = LinearSegmentedColormap.from_list("shades", colormaps["viridis"](np.linspace(0.12, 0.82, 64)))
+    colours = shades(quality[drawn])
     colours[:, 3] = 0.15 + 0.8 * prominence
     corners = [np.column_stack([np.arange(count + 1), heights[index]]) for index in drawn]
     axes.add_collection(LineCollection(corners, colors=colours, linewidths=0.5 + 1.3 * prominence))
@@ -88,25 +90,18 @@ def plot_parallel_coordinates(data: Lines, epoch: int, best: int | None = None) 
         figure.legend(loc="outside upper right", fontsize=8)
     for index, axis in enumerate(data.axes):
         axes.axvline(index, color=INK, linewidth=0.8)
-        ticks = parallel_ticks(axis) + ([(-0.12, "inactive")] if inactive[:, index].any() else [])
-        _plot_ticks(axes, index, ticks)
+        _plot_ticks(axes, index, parallel_ticks(axis) + ([(-0.12, "inactive")] if inactive[:, index].any() else []))
     strip = [[(count, y), (count, y + 0.02)] for y in np.linspace(0, 0.98, 50)]
-    axes.add_collection(LineCollection(strip, colors=_shades()(np.linspace(0, 1, 50)), linewidths=4))
+    axes.add_collection(LineCollection(strip, colors=shades(np.linspace(0, 1, 50)), linewidths=4))
     values = np.linspace(low, high, 5) if high > low else [low]
     _plot_ticks(axes, count, [(0.5 if high == low else (v - low) / (high - low), f"{100 * v:.1f}") for v in values])
     names = [fitted(axis.path, 32).replace(".", ".\n", 1) for axis in data.axes]
     axes.set_xticks(range(count + 1), [*names, f"val accuracy\nat epoch {epoch} (%)"], fontsize=7.5)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    axes.set_yticks([])
-    axes.set(xlim=(-0.1, count + 0.45), ylim=(-0.17 if inactive.any() else -0.05, 1.05))
+    axes.set(yticks=[], xlim=(-0.1, count + 0.45), ylim=(-0.17 if inactive.any() else -0.05, 1.05))
     axes.spines[:].set_visible(False)
     return figure
-
-
-def _shades() -> Colormap:
-    """Viridis without its ends, of which one is not seen on dark pages and the other not on light ones."""
-    return LinearSegmentedColormap.from_list("shades", colormaps["viridis"](np.linspace(0.12, 0.82, 64)))
 
 
 def _plot_ticks(axes: Axes, x: int, ticks: list[tuple[float, str]]) -> None:
@@ -118,15 +113,14 @@ def _plot_ticks(axes: Axes, x: int, ticks: list[tuple[float, str]]) -> None:
 def parallel_ticks(axis: ParamAxis) -> list[tuple[float, str]]:
     """(height, label) of the values on an axis: all choices, at most 12, or round numbers."""
     if axis.choices:
-        at = np.arange(0, len(axis.choices), -(-len(axis.choices) // 12))
-        labels = [fitted(shown(axis.choices[place]), 9) for place in at]
-        return list(zip(height_on(axis, at).tolist(), labels, strict=True))
+        step = -(-len(axis.choices) // 12)
+        labels = [fitted(shown(choice), 9) for choice in axis.choices[::step]]
+        return list(zip(height_on(axis, range(0, len(axis.choices), step)).tolist(), labels, strict=True))
     if axis.log or axis.low == axis.high:
-        ticks = np.array(log_ticks(axis.low, axis.high) if axis.log else [axis.low])
+        ticks = log_ticks(axis.low, axis.high) if axis.log else [axis.low]
     else:
-        ticks = np.asarray(MaxNLocator(5).tick_values(axis.low, axis.high))
-        ticks = ticks[(ticks >= axis.low) & (ticks <= axis.high)]
-    return [(float(height), tick(value)) for height, value in zip(height_on(axis, ticks), ticks, strict=True)]
+        ticks = [value for value in MaxNLocator(5).tick_values(axis.low, axis.high) if axis.low <= value <= axis.high]
+    return list(zip(height_on(axis, ticks).tolist(), map(tick, ticks), strict=True))
 
 
 def parallel_sentence(data: Lines, epoch: int) -> str:
@@ -137,19 +131,16 @@ def parallel_sentence(data: Lines, epoch: int) -> str:
         return f"{plural(n, 'trial')} after epoch {epoch}: too few to say what the best have in common."
     same, ranges = [], []
     for axis, column in zip(data.axes, data.heights.T, strict=True):
-        heights = column[-top:]
-        active = heights[~np.isnan(heights)]
-        if len(active) < top or np.nanmin(column) == np.nanmax(column):  # what all have, the best have too
+        best = column[-top:]
+        if np.isnan(best).any() or np.nanmin(column) == np.nanmax(column):  # what all have, the best have too
             continue
-        if axis.choices:
-            if np.ptp(active) == 0:
-                place = round(active[0] * (len(axis.choices) - 1)) if len(axis.choices) > 1 else 0
-                same.append(f"{axis.path} {shown(axis.choices[place])}")
-        elif np.ptp(active) < 0.5:
-            low, high = unit(axis, np.array([active.min(), active.max()]))
+        if axis.choices and np.ptp(best) == 0:
+            same.append(f"{axis.path} {shown(axis.choices[round(best[0] * (len(axis.choices) - 1))])}")
+        elif not axis.choices and np.ptp(best) < 0.5:
+            low, high = unit(axis, np.array([best.min(), best.max()]))
             ranges.append(f"{axis.path} between {low:.3g} and {high:.3g}" if high > low else f"{axis.path} {low:.3g}")
-    common = same + ranges
-    found = f"all have {', '.join(common)}" if common else "they have no value of these axes in common"
+    common = ", ".join(same + ranges)
+    found = f"all have {common}" if common else "they have no value of these axes in common"
     thinned = f" {LINES // 2} of the {n - LINES // 2} worst are drawn." if n > LINES else ""
     return f"Of {n} trials after epoch {epoch} the {top} best, the thickest lines: {found}.{thinned}"
 

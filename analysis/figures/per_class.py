@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 
 from analysis.evaluating.evaluation import EvaluatedTrial
 from analysis.evaluating.statistics import wilson_interval
-from analysis.figures.style import BEST, INK, MUTED, Picture, drawing, grid, legend, styled
+from analysis.figures.style import BEST, INK, MUTED, ORANGE, Picture, drawing, grid, legend, styled
 from analysis.text import fitted, percent
 
 CLASSES_WITH_BARS = 20  # of more classes only the worst and the best half of so many
-PRECISION = "#e69f00"  # Okabe and Ito's orange, beside their blue
 
 
 def per_class_data(per_class: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -21,18 +20,13 @@ def per_class_data(per_class: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
     Of more than 20 classes the 10 worst and the 10 best; `rank` counts all of them from 1.
     """
-    rows = []
-    for row in per_class:
-        if row["support"]:
-            low, high = wilson_interval(round(row["recall"] * row["support"]), row["support"])
-            rows.append((row["class"], row["recall"], low, high, row["precision"]))
-    frame = pd.DataFrame(rows, columns=["class", "recall", "low", "high", "precision"])
+    there = pd.DataFrame([row for row in per_class if row["support"]])
+    hits = (there["recall"] * there["support"]).round().astype(int)
+    there[["low", "high"]] = [wilson_interval(*pair) for pair in zip(hits, there["support"], strict=True)]
+    frame = there[["class", "recall", "low", "high", "precision"]]
     frame = frame.sort_values(["recall", "precision"], kind="stable", ignore_index=True)
-    frame["rank"] = np.arange(1, len(frame) + 1)
-    if len(frame) <= CLASSES_WITH_BARS:
-        return frame
-    half = CLASSES_WITH_BARS // 2
-    return pd.concat([frame.head(half), frame.tail(half)], ignore_index=True)
+    rank, half = frame.index + 1, CLASSES_WITH_BARS // 2
+    return frame.assign(rank=rank)[(rank <= half) | (rank > len(frame) - half)].reset_index(drop=True)
 
 
 @styled
@@ -47,7 +41,7 @@ def plot_per_class(data: pd.DataFrame) -> Figure:
     whiskers = np.array([recall - 100 * data["low"], 100 * data["high"] - recall]).clip(min=0)
     axes.barh(rows - 0.19, recall, height=0.36, color=BEST, label="recall, with its 95 % interval")
     axes.errorbar(recall, rows - 0.19, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    axes.barh(rows + 0.19, precision, height=0.36, color=PRECISION, label="precision")
+    axes.barh(rows + 0.19, precision, height=0.36, color=ORANGE, label="precision")
     if gap.any():
         left_out = int(data["rank"].diff().max()) - 1
         row = float(rows[gap.to_numpy() == 1][0]) - 1
@@ -73,10 +67,9 @@ def per_class_sentence(metrics: dict[str, Any]) -> str:
 
 def left_out_sentence(data: pd.DataFrame) -> str:
     """What plot_per_class does not show; empty if it shows every class."""
-    classes = int(data["rank"].max())
+    classes, half = data["rank"].max(), len(data) // 2
     if classes == len(data):
         return ""
-    half = len(data) // 2
     return f" Of {classes} classes the {half} with the lowest recall and the {half} with the highest are shown."
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -39,9 +40,7 @@ def samples_data(
     samples = []
     for image, shares, label in zip(images, probabilities(logits), labels, strict=True):
         order = np.argsort(-shares, kind="stable")
-        top = [int(index) for index in order[:shown]]
-        if label not in top:
-            top[-1] = int(label)
+        top = order[:shown] if label in order[:shown] else [*order[: shown - 1], label]
         ranked = [(class_names[index], float(shares[index])) for index in top]
         samples.append(Sample(image, class_names[label], class_names[order[0]], ranked))
     return samples
@@ -52,33 +51,24 @@ def plot_samples(samples: Sequence[Sample], columns: int = 3) -> Figure:
     """Images beside their output distribution; above them the true class, ticked if it is the likeliest."""
     rows = max(1, -(-len(samples) // columns))
     figure = drawing(height=0.1 + 1.22 * rows)
-    grids = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 1.15] * columns)
+    grids = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 1.15] * columns).reshape(-1, 2)
     for axes in grids.flat:
         axes.set_axis_off()
-    pairs = grids.reshape(rows * columns, 2)
-    for (picture, bars), sample in zip(pairs, samples, strict=False):
+    for (picture, bars), sample in zip(grids, samples, strict=False):
         colour, mark = (RIGHT, "✓") if sample.is_correct else (WRONG, "✗")
-        picture.imshow(sample.image, interpolation="nearest")
+        picture.imshow(sample.image)
         picture.set_anchor("NW")
         picture.set_title(f"{mark} {fitted(sample.label)}", fontsize=8, color=colour, weight="bold", pad=3, loc="left")
         _plot_distribution(bars, sample, colour)
     return figure
 
 
-def _plot_distribution(axes: Any, sample: Sample, colour: str) -> None:
+def _plot_distribution(axes: Axes, sample: Sample, colour: str) -> None:
     shades = [colour if name in (sample.label, sample.predicted) else MUTED for name, _ in sample.top]
     axes.barh(range(len(sample.top)), [share for _, share in sample.top], height=0.3, color=shades)
     for row, (name, share) in enumerate(sample.top):
-        weight = "bold" if name == sample.label else "normal"
-        axes.text(
-            0,
-            row - 0.24,
-            f"{fitted(name)}  {100 * share:.0f} %",
-            fontsize=7,
-            va="bottom",
-            weight=weight,
-            color=INK,
-        )
+        weight, words = "bold" if name == sample.label else "normal", f"{fitted(name)}  {100 * share:.0f} %"
+        axes.text(0, row - 0.24, words, fontsize=7, va="bottom", weight=weight, color=INK)
     axes.set(xlim=(0, 1), ylim=(len(sample.top) - 0.7, -0.95))
 
 

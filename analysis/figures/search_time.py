@@ -32,5 +32,4 @@ def start_times(environment: list[dict[str, Any]]) -> list[pd.Timestamp]:
 def epoch_moments(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.Series:
     """When each epoch finished (UTC), at the latest when its trial did; epochs without either are left out."""
     ends = epochs["number"].map(trials.set_index("number")["finished_at"])
-    known = epochs["finished_at"].fillna(ends)
-    return known.where(ends.isna() | (known <= ends), ends).dropna()
+    return pd.concat([epochs["finished_at"], ends], axis=1).min(axis=1).dropna()

@@ -52,6 +52,7 @@ RC = {
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
+    "image.interpolation": "nearest",
     "legend.frameon": False,
     "legend.fontsize": 9,
     "text.parse_math": False,  # a class may be called $x$

@@ -16,13 +16,11 @@ from training.config import DataConfig
 
 def batch_data(images: Any) -> NDArray[np.uint8]:
     """Images as uint8 (N, H, W, 3) from a tensor (B, C, H, W) or an array (N, H, W, C), C = 1 or 3. Or ValueError."""
-    array = (
-        images.detach().cpu().permute(0, 2, 3, 1).numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
-    )
+    is_tensor = isinstance(images, torch.Tensor)
+    array = images.detach().cpu().permute(0, 2, 3, 1).numpy() if is_tensor else np.asarray(images)
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"images must be a tensor (B, C, H, W) or an array (N, H, W, C) with C = 1 or 3, got {array.shape}"
-        )
+        wanted = "a tensor (B, C, H, W) or an array (N, H, W, C) with C = 1 or 3"
+        raise ValueError(f"images must be {wanted}, got {array.shape}")
     return np.broadcast_to(array.clip(0, 255).astype(np.uint8), (*array.shape[:3], 3))
 
 
@@ -36,7 +34,7 @@ def plot_batch(images: Any, labels: Any, class_names: Sequence[str], count: int 
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, image, label in zip(figure.axes, array, np.asarray(labels), strict=False):
-        axes.imshow(image, interpolation="nearest")
+        axes.imshow(image)
         axes.set_title(fitted(class_names[int(label)], 12), fontsize=7.5, pad=3)
     return figure
 
@@ -45,8 +43,7 @@ def augmentation_text(config: DataConfig) -> str:
     """What training does to an image, as configured."""
     done = []
     if config.crop_padding:
-        reach = plural(config.crop_padding, "pixel")
-        done.append(f"shifted by up to {reach} each way, the border reflected")
+        done.append(f"shifted by up to {plural(config.crop_padding, 'pixel')} each way, the border reflected")
     if config.flip:
         done.append("mirrored left to right with probability 0.5")
     if config.cutout:

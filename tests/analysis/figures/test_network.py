@@ -19,7 +19,7 @@ def test_layer_table_adds_up_and_its_formula_is_right():
     assert layers[1]["formula"] == "⌊(16 + 2·0 − 5)/2⌋ + 1 = 6"
     maps = figures.feature_maps_data(config, (3, 16, 16), 7)
     assert [box["name"] for box in maps] == ["input", *(layer["name"] for layer in layers)]
-    assert (maps[0]["channels"], maps[2]["height"], maps[-1]["channels"]) == (3, 6, 7)
+    assert (maps[0]["shape"], maps[2]["shape"][1:], maps[-1]["shape"]) == ((3, 16, 16), (6, 6), (7,))
     names = [text.get_text() for axes in figures.plot_feature_maps(maps).axes for text in axes.texts[::3]]
     assert names == [box["name"] for box in maps]
 

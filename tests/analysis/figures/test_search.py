@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analysis import figures
 from analysis.figures.cores import startup_seconds
+from analysis.figures.search_time import pauses, search_minutes
 from analysis.figures.style import ENDINGS, Picture, to_svg
 from analysis.reading.results import BestTrial, SearchResults
 from analysis.reading.tables import EPOCH_DTYPES, TRIAL_DTYPES, typed_table
@@ -71,22 +72,26 @@ def by_name(results: SearchResults) -> dict[str, Picture]:
 # The best val accuracy over time and epochs
 
 
-def test_epochs_of_all_trials_count_in_the_order_they_finished():
+def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended_and_so_are_epochs_counted():
     trials = trials_table(
         [
             {"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(6)},
-            {"state": "PRUNED", "stopped_by": "asha", "val_accuracy": 0.2, "finished_at": at(2)},
+            {"state": "PRUNED", "stopped_by": "asha", "val_accuracy": 0.9, "finished_at": at(2)},
+            {"state": "COMPLETE", "val_accuracy": 0.4, "finished_at": at(7)},
             {"state": "COMPLETE", "val_accuracy": 0.7, "finished_at": at(9)},
             {"state": "RUNNING", "val_accuracy": 0.6},
+            *refused(None),
         ]
     )
-    minutes = {0: [0, 3, 6], 1: [0, 2], 2: [2, 5, 9], 3: [6, 7, 12]}
-    epochs = epochs_table({0: [0.4, 0.5], 1: [0.2], 2: [0.6, 0.7], 3: [0.5, 0.6]}, minutes)
+    minutes = {0: [0, 3, 6], 1: [0, 2], 2: [6, 7], 3: [2, 5, 9], 4: [6, 7, 12]}
+    epochs = epochs_table({0: [0.4, 0.5], 1: [0.9], 2: [0.4], 3: [0.6, 0.7], 4: [0.5, 0.6]}, minutes)
     data = figures.incumbent_data(trials, [], epochs)
-    assert data["number"].tolist() == [1, 0, 2]
-    assert data["epochs_before"].tolist() == [1, 4, 6]  # ends: 2, 3, 5, 6, 7, 9 and, after the last trial's, 12
+    assert data["number"].tolist() == [1, 0, 2, 3] and data["minutes"].tolist() == [2, 6, 7, 9]
+    assert data["epochs_before"].tolist() == [1, 4, 6, 7]  # ends: 2, 3, 5, 6, 7, 7, 9 and, after the last trial's, 12
+    assert data["best"].tolist()[1:] == [0.5, 0.5, 0.7] and np.isnan(data["best"][0])
+    assert data["ending"].tolist() == ["asha", "complete", "complete", "complete"]
     sentence = figures.incumbent_sentence(data)
-    assert "70.00 %" in sentence and "trial 2 after 9 min 0 s and 6 epochs, as number 3 of 3 to end." in sentence
+    assert "70.00 %" in sentence and "trial 3 after 9 min 0 s and 7 epochs, as number 4 of 4 to end." in sentence
 
 
 def test_an_epoch_without_a_time_counts_when_its_trial_has_ended_and_never_later_than_that():
@@ -122,12 +127,6 @@ def test_epochs_that_outlived_the_last_trial_are_no_part_of_the_pause():
     assert figures.incumbent_data(trials, environment, epochs)["minutes"].tolist() == [2, 7]
 
 
-def test_of_two_resumes_in_a_row_the_pause_counts_once():
-    moments = pd.Series([at(0), at(5), at(103)])
-    stops = figures.pauses([at(0), at(50), at(100)], moments)
-    assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 8]
-
-
 def test_the_incumbent_has_a_panel_for_time_and_one_for_epochs_with_the_level_of_a_complete_trial_0():
     rows = [{"state": "COMPLETE", "val_accuracy": 0.4, "finished_at": at(1)}]
     rows += [{"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(3)}]
@@ -144,22 +143,13 @@ def test_the_incumbent_has_a_panel_for_time_and_one_for_epochs_with_the_level_of
     assert "trial 0, the defaults" not in {line.get_label() for line in figure.axes[0].lines}
 
 
-def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended():
-    rows = [("COMPLETE", 0.5, 4), ("PRUNED", 0.9, 1), ("COMPLETE", 0.4, 6), ("COMPLETE", 0.7, 8)]
-    ended = [{"state": state, "val_accuracy": value, "finished_at": at(end)} for state, value, end in rows]
-    data = figures.incumbent_data(trials_table([*ended, {"state": "RUNNING", "val_accuracy": 0.8}, *refused(None)]), [])
-    assert data["number"].tolist() == [1, 0, 2, 3]
-    assert data["minutes"].tolist() == [1, 4, 6, 8]
-    assert data["best"].tolist()[1:] == [0.5, 0.5, 0.7] and np.isnan(data["best"][0])
-    assert data["ending"].tolist() == ["asha", "complete", "complete", "complete"]
-
-
-def test_the_pause_before_a_resume_is_no_search_time():
+def test_the_pause_before_a_resume_is_no_search_time_and_that_before_two_in_a_row_counts_once():
     moments = pd.Series([at(0), at(5), at(100), at(103)])
-    stops = figures.pauses([at(0), at(98)], moments)
-    assert stops == {at(5): at(98)}
-    assert figures.search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
-    assert figures.search_minutes(moments, at(0), {}).tolist() == [0, 5, 100, 103]
+    for started in ([at(0), at(98)], [at(0), at(50), at(98)]):
+        stops = pauses(started, moments)
+        assert stops == {at(5): at(98)}
+        assert search_minutes(moments, at(0), stops).tolist() == [0, 5, 7, 10]
+    assert search_minutes(moments, at(0), {}).tolist() == [0, 5, 100, 103]
 
 
 # Rungs
@@ -268,27 +258,21 @@ def test_times_that_are_rounded_make_no_slot():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=40))
-def test_there_are_as_many_slots_as_trained_at_a_time_and_nothing_overlaps_in_one(drawn):
+def test_slots_are_as_many_as_trained_at_a_time_without_overlap_and_busy_as_the_benchmark_says(drawn):
     data = intervals_data([(number, start, start + length) for number, start, length in drawn])
     first = min(start for _, start, _ in drawn)
     at_a_time = max(sum(s <= minute < s + n for _, s, n in drawn) for minute in range(first, 81))
-    assert data["slot"].nunique() == at_a_time and set(data["slot"]) == set(range(at_a_time))
+    assert set(data["slot"]) == set(range(at_a_time))
     for _, slot in data.groupby("slot"):
         assert (slot["start"].iloc[1:].to_numpy() >= slot["end"].iloc[:-1].to_numpy() - 1e-3).all()
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=40))
-def test_the_busy_share_is_that_of_the_benchmark(drawn):
-    data = intervals_data([(number, start, start + length) for number, start, length in drawn])
     intervals: dict[int, list[tuple[float, float]]] = {}
     for number, start, length in sorted(drawn, key=lambda epoch: epoch[1]):
         intervals.setdefault(number, []).append((start, start + length))
-    slots, share = data["slot"].nunique(), figures.busy_share(data)
-    if len(intervals) <= slots or len({trial[0][0] for trial in intervals.values()}) == 1:
+    share = figures.busy_share(data)
+    if len(intervals) <= at_a_time or len({trial[0][0] for trial in intervals.values()}) == 1:
         assert np.isnan(share)
     else:
-        assert share == pytest.approx(busy.busy_share(intervals, slots)[0])
+        assert share == pytest.approx(busy.busy_share(intervals, at_a_time)[0])
 
 
 def test_the_busy_share_of_a_search_counted_by_hand():
@@ -415,18 +399,20 @@ def test_a_search_of_one_trial_is_drawn():
     assert "cannot be said yet" in pictures["cores"].sentence
 
 
-def test_a_search_whose_trials_all_failed_before_an_epoch_says_so():
-    rows = [{"state": "FAIL", "reason": "out of memory", "finished_at": at(index)} for index in range(3)]
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"state": "RUNNING"}],
+        [{"state": "FAIL", "reason": "out of memory", "finished_at": at(index)} for index in range(3)],
+    ],
+)
+def test_a_search_without_an_epoch_says_so(rows):
     pictures = by_name(results_of(trials_table(rows), epochs_table({}), None, 9))
-    for name in ("incumbent", "rungs", "cores", "learning_curves"):
-        assert "yet" in pictures[name].figure.texts[0].get_text() and " yet" in pictures[name].sentence
-    assert "for the reason “out of memory” (n = 3)." in pictures["learning_curves"].sentence
-
-
-def test_a_search_that_has_just_begun_says_so():
-    for trials in (trials_table([]), trials_table([{"state": "RUNNING"}])):
-        for picture in by_name(results_of(trials, epochs_table({}), None, 9)).values():
-            assert "yet" in picture.figure.texts[0].get_text()
+    assert list(pictures) == ["incumbent", "rungs", "cores", "learning_curves"]
+    for picture in pictures.values():
+        assert "yet" in picture.figure.texts[0].get_text() and " yet" in picture.sentence
+    assert ("for the reason “out of memory” (n = 3)." in pictures["learning_curves"].sentence) == (len(rows) == 3)
 
 
 def test_running_trials_have_no_verdict_where_they_are_and_count_as_busy():
@@ -449,9 +435,8 @@ def test_a_thousand_trials_are_drawn_in_seconds_and_into_small_files():
         free[slot] = ends[-1]
         values = generator.uniform(0.3, 0.8) + 0.02 * np.arange(length)
         curves[number], minutes[number] = values.tolist(), ends.tolist()
-        ending = {9: ("COMPLETE", None)}.get(int(length), ("PRUNED", "asha"))
-        row = {"state": ending[0], "stopped_by": ending[1], "val_accuracy": values[-1], "finished_at": at(ends[-1])}
-        rows.append({**row, "epochs": length})
+        ending = {"state": "COMPLETE"} if length == 9 else {"state": "PRUNED", "stopped_by": "asha"}
+        rows.append({**ending, "val_accuracy": values[-1], "finished_at": at(ends[-1]), "epochs": length})
     rows += refused(*(f"kernel {n} > 3" for n in range(300)))
     results = results_of(trials_table(rows), epochs_table(curves, minutes), 5, 9)
     pictures = figures.search_pictures(results)
