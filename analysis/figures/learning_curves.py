@@ -30,7 +30,10 @@ def plot_learning_curves(data: dict[Ending, list[pd.DataFrame]], best: int | Non
     if not data:
         return message(figure, "no trial has finished an epoch yet")
     grids = figure.subplots(rows, min(2, len(data)), sharex=True, sharey=True, squeeze=False).ravel()
-    lines = {ending: [_line(curve) for curve in curves] for ending, curves in data.items()}
+    lines = {
+        ending: [curve[["epoch", "val_accuracy"]].to_numpy() * [1, 100] for curve in curves]  # (epochs, 2), in %
+        for ending, curves in data.items()
+    }
     everything = [line for group in lines.values() for line in group]
     is_many = len(everything) > MANY
     for axes in grids[len(data) :]:
@@ -53,11 +56,6 @@ def plot_learning_curves(data: dict[Ending, list[pd.DataFrame]], best: int | Non
     figure.supylabel("val accuracy (%)", fontsize=10)
     grids[0].set_xlim(0.9, max(line[-1, 0] for line in everything) + 0.1)
     return figure
-
-
-def _line(curve: pd.DataFrame) -> np.ndarray:
-    """Points (epoch, val accuracy in %), (epochs, 2)."""
-    return np.column_stack([curve["epoch"], 100 * curve["val_accuracy"]])
 
 
 def curves_sentence(results: SearchResults) -> str:
