@@ -147,7 +147,8 @@ def test_the_ray_up_file_brings_all_that_the_project_needs() -> None:
 
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     setuptools = project["tool"]["setuptools"]
-    needed = {*setuptools["packages"], *(f"{module}.py" for module in setuptools["py-modules"])}
+    packages = {pattern.removesuffix("*") for pattern in setuptools["packages"]["find"]["include"]}
+    needed = {*packages, *(f"{module}.py" for module in setuptools["py-modules"])}
     needed |= {"pyproject.toml", project["project"]["readme"], "configs"}
     mounts = aws_config()["file_mounts"]
     assert mounts.pop("~/.ray/auth_token") == "~/.ray/auth_token"

@@ -9,7 +9,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig
+from search.interruption import held_back
 from search.record.run_directory import SearchError
 from search.record.run_storage import RunStorage
 from search.record.storage import STORAGE_ERRORS, open_url
@@ -89,7 +89,8 @@ def ray_started(config: SearchConfig) -> Iterator[bool]:
     try:
         yield not is_local
     finally:
-        ray.shutdown()
+        with held_back():
+            ray.shutdown()
 
 
 def _join(address: str) -> None:
@@ -109,16 +110,14 @@ def _join(address: str) -> None:
             ) from None
     use_token()
     packages = [str(Path(sys.modules[name].__file__ or "").parent) for name in PACKAGES]
-    # In a thread, as in the main one ray.init would take the handler of SIGTERM, and a signal could stop it half-way.
-    with _stderr_to_file() as written, ThreadPoolExecutor(1) as thread:
+    with _stderr_to_file() as written, held_back():
         try:
-            thread.submit(
-                ray.init,
+            ray.init(
                 address=address,
                 runtime_env=None if _job_ships_code() else {"py_modules": packages},
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
-            ).result()
+            )
             return
         except (AuthenticationError, RayError, OSError, ValueError, RuntimeError) as error:
             refused = isinstance(error, AuthenticationError) or "InvalidAuthToken" in written()

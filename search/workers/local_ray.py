@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from search.config import ResourcesConfig
+from search.interruption import handlers_kept, held_back
 from search.record.run_directory import SearchError
 
 
@@ -99,13 +100,14 @@ def starting_meanwhile(resources: ResourcesConfig, num_trials: int | None) -> It
         yield
         return
     with ThreadPoolExecutor(1) as pool:
-        _starting = pool.submit(_init, resources, num_trials)
+        _starting = pool.submit(_start_in_thread, resources, num_trials)
         try:
             yield
         finally:
             started, _starting = _starting, None
             if started is not None and started.exception() is None:
-                ray.shutdown()
+                with held_back():
+                    ray.shutdown()
 
 
 _starting: Future[None] | None = None
@@ -121,7 +123,13 @@ def start(resources: ResourcesConfig, num_trials: int | None) -> None:
         _starting.result()
         _starting = None
         return
-    _init(resources, num_trials)
+    with held_back():
+        _init(resources, num_trials)
+
+
+def _start_in_thread(resources: ResourcesConfig, num_trials: int | None) -> None:
+    with handlers_kept():
+        _init(resources, num_trials)
 
 
 def _init(resources: ResourcesConfig, num_trials: int | None) -> None:

@@ -157,8 +157,7 @@ def fit(
     # ends that one: with short trials, and workers started one after the other, the second core would never be used.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.slots)
     mend_ray()
-    interruption.raise_if_requested()
-    with Progress(searcher, storage.path, console) as progress, deadline(searcher):
+    with Progress(searcher, storage.path, console) as progress, deadline(searcher), interruption.ends_tune():
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, data=data), resources),
             tune_config=tune.TuneConfig(
