@@ -21,6 +21,10 @@ from training.optimizer import averages_kept, build_optimizer, build_schedule
 NAMES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
 
 
+def test_every_optimizer_of_the_config_is_tested() -> None:
+    assert set(NAMES) == set(get_args(OptimizerConfig.model_fields["name"].annotation))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_name_gives_its_optimizer_with_the_config_s_numbers(name: str):
     model = ConvNet(ModelConfig(depth=2, width=2), (1, 8, 8), 3)

@@ -19,7 +19,7 @@ from analysis.evaluating.test_split import Predictions
 from analysis.figures import training_batch
 from analysis.figures.style import to_svg
 from training import load_test, new_state, train
-from training.config import DataConfig
+from training.config import AUGMENTATION_OFF, DataConfig
 
 HOSTILE = ("<script>alert(1)</script>", "$\\frac{", "--> x", "日本語", "a" * 300, "line\nbreak")
 
@@ -275,6 +275,12 @@ def test_mistakes_sentence_counts_and_names_the_commonest_pair():
 )
 def test_the_augmentation_is_said_as_configured(config, said):
     assert figures.augmentation_text(DataConfig(**config)) == said
+
+
+@pytest.mark.parametrize("field", AUGMENTATION_OFF)
+def test_no_augmentation_is_left_unsaid(field):
+    augmented = DataConfig().without_augmentation().model_copy(update={field: 2})
+    assert "unchanged" not in figures.augmentation_text(augmented)
 
 
 # The batch of training images
