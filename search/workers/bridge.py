@@ -68,7 +68,7 @@ class LiveTrial:
 
 
 class StudySearcher(Searcher):
-    """Hands out `pending` trials first, then asks the study for new ones until N; see DESIGN's table of endings."""
+    """Hands out `pending` trials first, then asks the study for new ones until N."""
 
     def __init__(
         self,
