@@ -363,7 +363,7 @@ def test_a_search_that_is_interrupted_at_every_moment_loses_no_trial_and_no_epoc
         elif KILL in kill.signals:
             assert code == -KILL, told
         elif kill.group and code == 1:
-            pass  # Ray's processes got the signal as well, and its C++ code ended the command first: only words are lost
+            pass  # Ray's processes got the signal too, and its C++ code ended the command first: only words are lost
         else:
             how_to_go_on = "Go on with:\n  python run_search.py --resume runs/run\n"
             assert code == 130 and (how_to_go_on if directory.exists() else NOTHING_BEGUN) in driver.output, told
