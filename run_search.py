@@ -7,22 +7,14 @@ import time
 from search import interruption
 
 STARTED = time.monotonic()  # what a time budget counts from: imports take seconds
-with interruption.answered():  # also while this is imported; Ray and torch are, once the command line is checked
-    from rich.console import Console
-
-    from search.command_line import parse
-    from search.plan import Plan, plan_search, resume_command
-    from search.record.run_directory import SearchError
-    from search.workers.run import carry_out
-    from training.errors import ConfigError, DataError
-    from training.messages import printable
 
 
 def main(arguments: list[str] | None = None, started: float | None = None) -> int:
     """0: the search ended by itself; 1: no trial succeeded, or storage failed; 2: bad input; 130: interrupted."""
     with interruption.answered():
         try:
-            return plan_and_carry_out(arguments, time.monotonic() if started is None else started)
+            with interruption.overrules_errors():
+                return plan_and_carry_out(arguments, time.monotonic() if started is None else started)
         except KeyboardInterrupt:
             interruption.say_how_to_go_on()
             return interruption.EXIT_CODE
@@ -30,10 +22,19 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> in
 
 def plan_and_carry_out(arguments: list[str] | None, started: float) -> int:
     """Do what a command line asks for; gives the exit code. Raises KeyboardInterrupt."""
+    # Imported here, so that signals are answered meanwhile; Ray and torch are, once the command line is checked.
+    from search.command_line import parse
+    from search.plan import Plan, plan_search, resume_command
+    from search.record.run_directory import SearchError
+    from search.screen.terminal import Terminal
+    from search.workers.run import carry_out
+    from training.errors import ConfigError, DataError
+    from training.messages import printable
+
     options = parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Terminal()
     plan: Plan | None = None
-    interruption.unwinds(lambda: resume_command(plan))
+    interruption.goes_on(lambda: resume_command(plan))
     try:
         with interruption.overrules_errors():
             plan = plan_search(options)

@@ -1,7 +1,6 @@
 """The command line of run_search.py: its flags, and what they set in a config."""
 
 import argparse
-import re
 from typing import Any, get_args
 
 from search.config import SamplerConfig
@@ -44,6 +43,7 @@ examples
 
 exit codes
   0 the search ended by itself   1 no trial succeeded, or storage failed   2 bad input   130 interrupted; can be resumed
+  Ctrl-C ends a search in good order, and a second one at once; while Ray starts, it may have to be given twice.
 """
 
 
@@ -154,7 +154,7 @@ def overrides_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]
             errors.append(f"--set: must be PATH=VALUE, such as model.depth=4, got {assignment!r}")
             continue
         try:
-            values[path.strip()] = _number_with_exponent(parse_yaml(text))
+            values[path.strip()] = parse_yaml(text)
         except ValueError as error:
             errors.append(f"--set {path[:60]}: not a YAML value: {text[:60]!r} ({error})")
     if options.time_budget is not None and options.resume is None:
@@ -163,13 +163,6 @@ def overrides_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]
     if options.dataset not in (None, "auto"):
         values["data.dataset"] = options.dataset
     return values, errors
-
-
-def _number_with_exponent(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a user means a number."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
 
 
 def kind_of(options: argparse.Namespace) -> Kind | None:

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_never
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from search.feasibility import check_defaults
 from search.record.storage import STORAGE_ERRORS, is_url, open_url
 from search.space import Scalar, SearchSpace, SpaceEntry
-from search.strict_yaml import parse_yaml
+from search.strict_yaml import dump_yaml, parse_yaml
 from training.config import (
     NUM_CLASSES,
     DataConfig,
@@ -157,7 +156,7 @@ class SearchConfig(FrozenConfig):
             for path, entry in self.space.items()
         }
         del values["train"]["seed"]
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return dump_yaml(values)
 
 
 def load_config(file: Path | str, overrides: Mapping[str, Any] | None = None) -> SearchConfig:

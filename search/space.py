@@ -227,7 +227,9 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not numeric or (getattr(distribution, "log", False) and value <= 0):  # which Optuna answers with an exception
         return False
-    return distribution._contains(float(value))
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    steps = 0.0 if distribution.step is None else (value - distribution.low) / distribution.step
+    return distribution.low <= value <= distribution.high and abs(steps - round(steps)) < 1e-8
 
 
 def lowest(distribution: BaseDistribution) -> Any:

@@ -1,27 +1,12 @@
 """Optimizers and learning-rate schedules by name."""
 
-import inspect
-from typing import Any, assert_never
+from typing import assert_never
 
-import torch
-from torch import nn, optim
-from torch.optim import Optimizer
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from training.config import OptimizerConfig
-
-
-def uncompiled(kind: type[Optimizer]) -> Any:
-    """An optimizer's class without what its methods do for torch.compile, the same in all else.
-
-    Else torch would import its compiler with the first optimizer, seconds in every worker, and compile nothing.
-    """
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
-
-
-SGD, Adam, AdamW, RMSprop = map(uncompiled, (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop))
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:

@@ -68,8 +68,9 @@ def exported(model: ConvNet) -> ExportedProgram:
     """The network as a graph: uint8 (N, C, H, W), any N and any device -> logits (N, num_classes)."""
     images = torch.zeros((2, *model.input_shape), dtype=torch.uint8)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
-        node.kwargs = {name: value for name, value in node.kwargs.items() if name != "device"}
+    for node in program.graph.nodes:
+        if not node.users:  # a check of the images, which would hold for this device only
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "device"}
     program.graph_module.recompile()
     return program
 

@@ -3,14 +3,15 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from search.config import SearchConfig
@@ -37,12 +38,16 @@ def read_trials(journal: Path) -> list[FrozenTrial] | None:
     try:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         studies = storage.get_all_studies()
-        trials = storage.get_all_trials(studies[0]._study_id, deepcopy=False) if studies else []
+        trials = all_trials(storage, studies[0].study_name) if studies else []
         for trial in trials:
             check_trial(trial)
     except Exception as error:  # Optuna raises whatever a damaged line leads to
         raise JournalError(f"{journal} is damaged ({error!r})") from error
     return [trial for trial in trials if trial.state != TrialState.WAITING] if studies else None
+
+
+def all_trials(storage: JournalStorage, study_name: str) -> list[FrozenTrial]:
+    return storage.get_all_trials(storage.get_study_id_from_name(study_name), deepcopy=False)
 
 
 def check_trial(trial: FrozenTrial) -> None:
@@ -62,33 +67,37 @@ def check_trial(trial: FrozenTrial) -> None:
             raise TypeError(f"trial {trial.number} has {shown(value)} as its {name}")
 
 
-class WaitingJournal(JournalFileBackend):
+class WaitingJournal(BaseJournalBackend):
     """A journal that waits where its file cannot be written, and leaves no half of a line behind for the next try."""
 
     def __init__(self, journal: Path, patience: float, notice: Callable[[str], None]) -> None:
-        super().__init__(str(journal))
         self.journal, self.patience, self.notice = journal, patience, notice
-        self._unwritten: list[dict[str, Any]] | None = None  # of `together`
-        self._lines_in_file: int | None = None  # where that began
+        self.lock = JournalFileSymlinkLock(str(journal))
+        self.unwritten: list[dict[str, Any]] | None = None  # of `together`
+        self.read_so_far = 0, 0  # lines, bytes
+        journal.touch()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Raises StorageError where the file stays away for longer than `patience` seconds."""
-        if self._unwritten is not None:
-            self._unwritten += json.loads(json.dumps(logs))  # as they will be read
+        if self.unwritten is not None:
+            self.unwritten += json.loads(json.dumps(logs))  # as they will be read
             return
-        with self._locked():
-            self._write(logs)
+        with self.locked():
+            self.write(logs)
 
-    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        unwritten, first = self._unwritten, log_number_from
-        if self._lines_in_file is None:
-            for log in super().read_logs(log_number_from):
-                first += 1
-                yield log
-        if unwritten is not None:
-            if self._lines_in_file is None:
-                self._lines_in_file = first
-            yield from unwritten[first - self._lines_in_file :]
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The entries from this one on. What another process has not written to its end is passed over."""
+        number, offset = self.read_so_far if log_number_from >= self.read_so_far[0] else (0, 0)
+        with self.journal.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if number >= log_number_from:
+                    yield json.loads(line)
+                number, offset = number + 1, offset + len(line)
+        self.read_so_far = number, offset
+        yield from (self.unwritten or [])[max(0, log_number_from - number) :]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -96,34 +105,29 @@ class WaitingJournal(JournalFileBackend):
 
         Others can append before it or after it. Raises StorageError as `append_logs` does.
         """
-        with self._locked():
-            self._unwritten = []
+        with self.locked():
+            self.unwritten = []
             try:
                 yield
             finally:
-                try:
-                    if self._unwritten:
-                        end = self._write(self._unwritten)
-                        if self._lines_in_file is not None:  # else the next reader would count all lines before them
-                            self._log_number_offset[self._lines_in_file + len(self._unwritten)] = end
-                finally:
-                    self._unwritten = self._lines_in_file = None
+                unwritten, self.unwritten = self.unwritten, None
+                if unwritten:
+                    self.write(unwritten)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        patiently(self._lock.acquire, self.patience, self.notice)
+    def locked(self) -> Iterator[None]:
+        patiently(self.lock.acquire, self.patience, self.notice)
         try:
             yield
         finally:
             with suppress(RuntimeError):  # the directory went away, with the lock in it
-                self._lock.release()
+                self.lock.release()
 
-    def _write(self, logs: list[dict[str, Any]]) -> int:
-        """Append to the file; gives where it then ends."""
+    def write(self, logs: list[dict[str, Any]]) -> None:
         content = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         before: list[int] = []
 
-        def write() -> int:
+        def append() -> None:
             size = self.journal.stat().st_size
             if not before:
                 before.append(size)
@@ -133,15 +137,16 @@ class WaitingJournal(JournalFileBackend):
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                return file.tell()
 
-        return patiently(write, self.patience, self.notice)
+        patiently(append, self.patience, self.notice)
+
+
+_journals: WeakKeyDictionary[optuna.Study, WaitingJournal] = WeakKeyDictionary()  # of `open_study`
 
 
 def written_together(study: optuna.Study) -> AbstractContextManager[None]:
     """A block whose entries in a study's journal are written at its end, at once; `open_study` has opened the study."""
-    backend = getattr(study._storage, "_backend", None)
-    return backend.together() if isinstance(backend, WaitingJournal) else nullcontext()
+    return _journals[study].together() if study in _journals else nullcontext()
 
 
 def open_study(
@@ -158,12 +163,14 @@ def open_study(
     drop_torn_line(journal)
     for lock in locks_of_journal(run):  # ours alone: we hold the directory's
         lock.unlink(missing_ok=True)
-    storage = JournalStorage(WaitingJournal(journal, patience, notice))
+    backend = WaitingJournal(journal, patience, notice)
+    storage = JournalStorage(backend)
     names = [study.study_name for study in storage.get_all_studies()]
     if names:
         study = optuna.load_study(study_name=names[0], storage=storage)
     else:
         study = optuna.create_study(study_name=run.name, storage=storage, direction="maximize")
+    _journals[study] = backend
     for first in starts(run)[:1]:
         if study.user_attrs.get(SEARCH) != first:
             study.set_user_attr(SEARCH, first)
@@ -185,7 +192,7 @@ def check_journal(run: Path, config: SearchConfig | None) -> None:
         try:
             storage = JournalStorage(JournalFileBackend(str(journal)))
             studies = storage.get_all_studies()
-            trials = [trial for study in studies for trial in storage.get_all_trials(study._study_id)]
+            trials = [trial for study in studies for trial in all_trials(storage, study.study_name)]
             problem = next(filter(None, map(damaged_trial, trials)), None)
             problem = "it holds no study" if not studies and b"\n" in content else problem
         except Exception as error:  # Optuna raises whatever a damaged entry leads to

@@ -8,6 +8,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search.config import SearchConfig
 from search.record.endings import is_own
+from search.workers import ray_hooks
 from search.workers.bridge import METRIC, TIME_ATTR, StudySearcher
 
 
@@ -18,8 +19,14 @@ class InTime(FIFOScheduler):
     """
 
     searcher: StudySearcher | None = None
+    mended = False
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:  # Ray asks at every step
+    def choose_trial_to_run(
+        self, tune_controller: Any
+    ) -> Any:  # Ray asks at every step, first before any worker has one
+        if not self.mended:
+            self.mended = True
+            ray_hooks.mend(tune_controller)
         if self.searcher is not None and self.searcher.closed:
             for trial in tune_controller.get_trials():
                 if trial.status == "PENDING" and trial.config["number"] != 0:
@@ -35,11 +42,12 @@ class NumberedASHA(InTime, ASHAScheduler):
     """
 
     def __init__(self, config: SearchConfig) -> None:
+        self.epochs = config.train.epochs
         super().__init__(
             time_attr=TIME_ATTR,
             metric=METRIC,
             mode="max",
-            max_t=config.train.epochs,
+            max_t=self.epochs,
             grace_period=config.scheduler.grace_epochs,
             reduction_factor=config.scheduler.reduction_factor,
         )
@@ -49,7 +57,7 @@ class NumberedASHA(InTime, ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, _numbered(trial), result)
-        is_last_epoch = result[TIME_ATTR] >= self._max_t
+        is_last_epoch = result[TIME_ATTR] >= self.epochs
         return TrialScheduler.CONTINUE if trial.config["number"] == 0 and not is_last_epoch else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

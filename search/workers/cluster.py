@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from search.config import SearchConfig
-from search.interruption import held_back
 from search.record.run_directory import SearchError
 from search.record.run_storage import RunStorage
 from search.record.storage import STORAGE_ERRORS, open_url
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # else torch would be imported before Ray can start
 
 SECONDS_TO_ANSWER = 10.0  # for a cluster's head
 PACKAGES = ("search", "training")  # what workers import
-TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 REFUSED = (
     "The Ray cluster at {address} does not let this program in: its authentication token is missing here or another. "
     "Copy the cluster's token to ~/.ray/auth_token on this machine, or set RAY_AUTH_TOKEN to it."
@@ -54,12 +53,18 @@ class Share:
 
 
 @contextlib.contextmanager
-def workers(config: SearchConfig, data: "TrainData", storage: RunStorage | None, console: Console) -> Iterator[Share]:
+def workers(
+    config: SearchConfig,
+    data: "TrainData",
+    storage: RunStorage | None,
+    console: Console,
+    ends_at: float | None = None,
+) -> Iterator[Share]:
     """Start or join Ray, where `storage` is the run directory that all nodes must reach (None: there is none).
 
-    Raises SearchError.
+    `ends_at`: when the time budget is over, by time.monotonic(). Raises SearchError.
     """
-    with ray_started(config) as joined:
+    with ray_started(config, ends_at) as joined:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         resources_of = [node["Resources"] for node in nodes]
         check_memory(data, resources_of)
@@ -75,7 +80,7 @@ def workers(config: SearchConfig, data: "TrainData", storage: RunStorage | None,
 
 
 @contextlib.contextmanager
-def ray_started(config: SearchConfig) -> Iterator[bool]:
+def ray_started(config: SearchConfig, ends_at: float | None = None) -> Iterator[bool]:
     """Start Ray on this machine, or join the cluster at the config's address or RAY_ADDRESS.
 
     Gives whether a cluster was joined. Raises SearchError.
@@ -83,14 +88,13 @@ def ray_started(config: SearchConfig) -> Iterator[bool]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     is_local = local_ray.is_local(config.resources.address)
     if is_local:
-        local_ray.start(config.resources, config.search.num_samples)
+        local_ray.start(config.resources, config.search.num_samples, ends_at)
     else:
         _join(config.resources.address or os.environ["RAY_ADDRESS"])
     try:
         yield not is_local
     finally:
-        with held_back():
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _join(address: str) -> None:
@@ -108,29 +112,22 @@ def _join(address: str) -> None:
             raise SearchError(
                 f"--address: no Ray cluster answers at {address} ({error}). Start one there, or leave --address out."
             ) from None
-    use_token()
     packages = [str(Path(sys.modules[name].__file__ or "").parent) for name in PACKAGES]
-    with _stderr_to_file() as written, held_back():
+    # In a thread: in the main one Ray would take the handler of SIGTERM, and a signal could stop it half-way.
+    with _stderr_to_file() as written, ThreadPoolExecutor(1) as thread:
         try:
-            ray.init(
+            thread.submit(
+                ray.init,
                 address=address,
                 runtime_env=None if _job_ships_code() else {"py_modules": packages},
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
-            )
+            ).result()
             return
         except (AuthenticationError, RayError, OSError, ValueError, RuntimeError) as error:
             refused = isinstance(error, AuthenticationError) or "InvalidAuthToken" in written()
             why = REFUSED.format(address=address) if refused else f"no Ray cluster can be joined at {address}: {error}"
     raise SearchError(why)
-
-
-def use_token() -> None:
-    """Show a cluster the token that this machine has: with an address given, Ray does not do so by itself."""
-    known = any(os.environ.get(name) for name in TOKEN_VARIABLES) or (Path.home() / ".ray" / "auth_token").is_file()
-    if known and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        ray._raylet.Config.initialize("")  # Ray reads the mode but once, when it is imported
 
 
 def _job_ships_code() -> bool:

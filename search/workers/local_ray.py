@@ -1,91 +1,38 @@
-"""Ray on this machine alone: started beside the imports, without what only clusters need, its workers ready for trials.
-
-By itself Ray Tune would start a process for each trial when it comes, and every one imports torch for seconds. Ray can
-start workers ahead of time, one for each core, but ends those that are idle, and none of them fits a trial, to which
-Tune gives a runtime environment of its own.
-"""
+"""Ray on this machine alone: started beside the imports, guarded by a token that only this user can read."""
 
 import contextlib
-import functools
 import logging
 import os
-import sysconfig
+import secrets
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
 
 from search.config import ResourcesConfig
-from search.interruption import handlers_kept, held_back
 from search.record.run_directory import SearchError
+from search.workers import TOKEN_VARIABLES, ray_hooks
 
-
-class LeanNode(ray._private.node.Node):
-    """Ray's processes of a machine without three that only a dashboard, an autoscaler and a console would need."""
-
-    def __init__(self, *arguments: Any, resources: ResourcesConfig, num_trials: int | None, **options: Any) -> None:
-        self.trials = resources, num_trials
-        super().__init__(*arguments, **options)
-
-    def start_api_server(self, **options: Any) -> None:
-        pass
-
-    def start_monitor(self) -> None:
-        pass
-
-    def start_log_monitor(self) -> None:
-        pass
-
-    def start_raylet(self, *arguments: Any, **options: Any) -> None:
-        found = self.get_resource_and_label_spec()
-        ahead = fill_all_cores(*self.trials, found.num_cpus, found.num_gpus)
-        with environment(RAY_prestart_worker_first_driver=str(int(ahead))):
-            super().start_raylet(*arguments, **options)
-
-
-def fill_all_cores(resources: ResourcesConfig, num_trials: int | None, num_cpus: float, num_gpus: float) -> bool:
-    """Whether each core will train a trial: Ray starts a worker for every core ahead of time, or none.
-
-    `num_trials`: that will train at most; None: there is no bound.
-    """
-    on_gpu = num_gpus > 0 if resources.gpus_per_trial is None else resources.gpus_per_trial > 0
-    bounds = [bound for bound in (num_trials, resources.max_concurrent) if bound is not None]
-    return resources.cpus_per_trial == 1 and not on_gpu and min(bounds, default=num_cpus) >= num_cpus
-
-
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Environment variables that this process has inside, unless the user has given them, and not afterwards."""
-    added = variables.keys() - os.environ.keys()
-    os.environ.update({name: variables[name] for name in added})
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-
-
-class ActorClasses:
-    """The actors of trainables, as Tune's cache of them, but without a runtime environment.
-
-    Tune's hands on environment variables of this program, which workers of the same machine have as it is.
-    """
-
-    def __init__(self) -> None:
-        self.get = functools.cache(ray.remote)
+TRIES = 2
+SECONDS_A_TRY = 45.0  # Ray waits for 30 s, and does some things before
+SECONDS_TO_UNWIND = 5.0  # that an error waits for a start that is under way
+FAILED = (
+    "Ray cannot be started on this machine: {error}. If it is busy, try again when it is less so. What Ray's processes "
+    "said is below {place}."
+)
+NO_PLACE = (
+    "Ray cannot be started on this machine: {error}. Its files lie below {place}. Where that path is too long for a "
+    "socket, or cannot be written, set RAY_TMPDIR to a short one, such as /tmp."
+)
 
 
 def is_local(address: str | None) -> bool:
     """Whether an address asks for Ray on this machine alone; without one RAY_ADDRESS decides."""
     return (address or os.environ.get("RAY_ADDRESS")) in (None, "", "local")
-
-
-def is_started_here() -> bool:
-    """Whether this program's Ray is one that `start` has started."""
-    return isinstance(ray._private.worker._global_node, LeanNode)
 
 
 @contextlib.contextmanager
@@ -99,68 +46,109 @@ def starting_meanwhile(resources: ResourcesConfig, num_trials: int | None) -> It
     if not is_local(resources.address):
         yield
         return
-    with ThreadPoolExecutor(1) as pool:
-        _starting = pool.submit(_start_in_thread, resources, num_trials)
-        try:
-            yield
-        finally:
-            started, _starting = _starting, None
-            if started is not None and started.exception() is None:
-                with held_back():
-                    ray.shutdown()
+    _starting = begin(resources, num_trials)
+    try:
+        yield
+    finally:
+        started, _starting = _starting, None
+        with contextlib.suppress(Exception):
+            if started is not None and started.exception(timeout=SECONDS_TO_UNWIND) is None:
+                ray.shutdown()
 
 
 _starting: Future[None] | None = None
 
 
-def start(resources: ResourcesConfig, num_trials: int | None) -> None:
-    """Start Ray, or wait for the start in the background. Raises SearchError.
+def start(resources: ResourcesConfig, num_trials: int | None, ends_at: float | None = None) -> None:
+    """Start Ray, or wait for the start in the background; one try has its time even if `ends_at` comes before.
 
-    With any other error `starting_meanwhile` ends Ray.
+    `ends_at` is a time.monotonic(). Raises SearchError.
     """
     global _starting
-    if _starting is not None:
-        _starting.result()
-        _starting = None
-        return
-    with held_back():
-        _init(resources, num_trials)
-
-
-def _start_in_thread(resources: ResourcesConfig, num_trials: int | None) -> None:
-    with handlers_kept():
-        _init(resources, num_trials)
-
-
-def _init(resources: ResourcesConfig, num_trials: int | None) -> None:
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    ray_node = ray._private.node.Node
-    ray._private.node.Node = functools.partial(LeanNode, resources=resources, num_trials=num_trials)
-    for_workers = environment(
-        RAY_preload_python_modules="search.workers.preload",
-        RAY_idle_worker_killing_time_threshold_ms="3600000",  # Ray's one second is less than imports and data take
-    )
+    starting = begin(resources, num_trials) if _starting is None else _starting
+    seconds = SECONDS_A_TRY * TRIES
+    if ends_at is not None:
+        seconds = min(seconds, max(SECONDS_A_TRY, ends_at - time.monotonic()))
     try:
-        with for_workers, _importable():
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (AuthenticationError, OSError, ValueError, RuntimeError) as error:
-        raise SearchError(f"Ray cannot be started on this machine: {error}") from error
-    finally:
-        ray._private.node.Node = ray_node
+        starting.result(seconds)
+    except TimeoutError:
+        error = f"it has not done so in {seconds:.0f} seconds"
+        raise SearchError(FAILED.format(error=error, place=directory_of_ray())) from None
+    _starting = None
 
 
-@contextlib.contextmanager
-def _importable() -> Iterator[None]:
-    """Where this program lies, for workers that have no trial yet: only with one would Ray tell them."""
-    code, before = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
-    if code == sysconfig.get_path("purelib"):
-        yield
-        return
-    os.environ["PYTHONPATH"] = code if not before else os.pathsep.join([code, before])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
+def begin(resources: ResourcesConfig, num_trials: int | None) -> Future[None]:
+    """Start Ray in the background, with a second try where that may help."""
+    started: Future[None] = Future()
+
+    def attempt(tries_left: int) -> None:
+        # Ray's processes end with the thread that has started them: those of a failed try are gone before the next.
+        try:
+            init(resources, num_trials)
+        except OSError as error:
+            started.set_exception(SearchError(NO_PLACE.format(error=error, place=directory_of_ray())))
+        except Exception as error:  # Ray's own word for its node that does not answer
+            if tries_left:
+                threading.Thread(target=attempt, args=(tries_left - 1,), daemon=True).start()
+                return
+            why = str(error).strip().partition("\n")[0].rstrip(".")
+            started.set_exception(SearchError(FAILED.format(error=why, place=directory_of_ray())))
         else:
-            os.environ["PYTHONPATH"] = before
+            started.set_result(None)
+            threading.Event().wait()
+
+    threading.Thread(target=attempt, args=(TRIES - 1,), daemon=True).start()
+    return started
+
+
+def init(resources: ResourcesConfig, num_trials: int | None) -> None:
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    make_token()
+    with ray_hooks.while_starting(fill_all_cores(resources, num_trials)):
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+
+
+def directory_of_ray() -> Path:
+    """Where Ray keeps its sockets and logs."""
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+
+
+def make_token() -> None:
+    """Let nobody but this user read the token that guards Ray, which listens on all interfaces.
+
+    Ray would make the file with the rights that the umask leaves. If it cannot be written, as in a home directory that
+    is read-only, this program has a token of its own.
+    """
+    if any(os.environ.get(name) for name in TOKEN_VARIABLES):
+        return
+    try:
+        file = Path.home() / ".ray" / "auth_token"
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        with (
+            contextlib.suppress(FileExistsError),
+            os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream,
+        ):
+            stream.write(secrets.token_hex(32))
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+    except (OSError, RuntimeError):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def fill_all_cores(resources: ResourcesConfig, num_trials: int | None) -> bool:
+    """Whether each core of this machine will train a trial: Ray starts a worker for every core ahead of time, or none.
+
+    `num_trials`: that will train at most; None: there is no bound.
+    """
+    if resources.cpus_per_trial != 1 or (
+        has_gpu() if resources.gpus_per_trial is None else resources.gpus_per_trial > 0
+    ):
+        return False
+    bounds = [bound for bound in (num_trials, resources.max_concurrent) if bound is not None]
+    cores = os.cpu_count() or 1
+    return min(bounds, default=cores) >= cores
+
+
+def has_gpu() -> bool:
+    """Whether this machine has one of NVIDIA's or AMD's, without the seconds that importing torch takes."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()

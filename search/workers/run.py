@@ -1,9 +1,5 @@
 """Does what a plan says. Ray and torch, whose imports take seconds, are imported here and beside each other."""
 
-import contextlib
-import gc
-from collections.abc import Iterator
-
 from rich.console import Console
 
 from search.plan import Plan
@@ -18,10 +14,9 @@ def carry_out(plan: Plan, is_dry: bool, console: Console, started: float) -> int
     from search.workers.local_ray import starting_meanwhile
 
     with starting_meanwhile(plan.config.resources, plan.num_trials):
-        with garbage_left():
-            from search.screen.ending import report
-            from search.workers.measuring import dry_run
-            from search.workers.tuner import run_retraining, run_search
+        from search.screen.ending import report
+        from search.workers.measuring import dry_run
+        from search.workers.tuner import run_retraining, run_search
 
         if is_dry:
             dry_run(plan.config, console, started)
@@ -31,15 +26,3 @@ def carry_out(plan: Plan, is_dry: bool, console: Console, started: float) -> int
         else:
             outcome = run_retraining(plan.config, plan.retraining, console)
         return report(outcome, plan, console)
-
-
-@contextlib.contextmanager
-def garbage_left() -> Iterator[None]:
-    """No garbage collection: imports make a million objects, and looking through them is a fifth of their time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()

@@ -32,7 +32,6 @@ from search.workers.asha import build_scheduler
 from search.workers.bridge import LiveTrial, StudySearcher
 from search.workers.callback import Progress
 from search.workers.cluster import Share, workers
-from search.workers.ray_faults import mend_ray
 from search.workers.retraining import RetrainingSearcher
 from search.workers.trainable import trainable
 from training.data import TrainData, load_data
@@ -60,14 +59,15 @@ def run_search(config: SearchConfig, storage: RunStorage, resume: bool, console:
             undone.callback(storage.remove)
         write_atomically(run / CONFIG, config.to_yaml())
         record_environment(run, sys.argv)
-        with workers(config, data, storage, console) as share:
+        ends_at = end_of_training(config, started)
+        with workers(config, data, storage, console, ends_at) as share:
             study = open_study(run, config, keeper.patience, keeper.notice)
             undone.pop_all()
             for line in [*warm_start(study, config, num_classes, resume), *queue_first(study, config, num_classes)]:
                 console.print(Text(printable(line)))
             study.sampler = build_sampler(config, num_classes, len(study.get_trials(deepcopy=False)))
             searcher = StudySearcher(study, config, num_classes, storage.for_workers, keeper.save)
-            searcher.ends_at = end_of_training(config, started)
+            searcher.ends_at = ends_at
             return run_trials(searcher, data, storage, keeper, share, console)
 
 
@@ -156,8 +156,8 @@ def fit(
     # Let all workers start at once. A worker whose trial ends takes the trial of one that is still starting, and Ray
     # ends that one: with short trials, and workers started one after the other, the second core would never be used.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(searcher.slots)
-    mend_ray()
-    with Progress(searcher, storage.path, console) as progress, deadline(searcher), interruption.ends_tune():
+    interruption.raise_if_requested()
+    with Progress(searcher, storage.path, console) as progress, deadline(searcher):
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, data=data), resources),
             tune_config=tune.TuneConfig(
@@ -191,7 +191,7 @@ def unfinished_trials(searcher: StudySearcher, storage: RunStorage) -> Iterator[
     """
     study = searcher.study
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        live = searcher.prepare(Trial(study, frozen._trial_id))
+        live = searcher.prepare(Trial(study, frozen.number))  # its id, as the journal has one study
         if not isinstance(live, LiveTrial):
             continue  # infeasible, and told so
         live.reported |= set(frozen.intermediate_values)
