@@ -1,51 +1,15 @@
-"""Ray on this machine alone: which of its processes run, and whether a trial finds a worker that is ready."""
+"""Ray on this machine alone: its start, what keeps it from starting, and the token that guards it."""
 
-import json
 import os
-import subprocess
-import sys
-import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.config import ResourcesConfig
+from search.record.run_directory import SearchError
 from search.workers import local_ray
-
-PROGRAM = """
-    import contextlib, json, os, sys, time
-    from pathlib import Path
-    import ray
-    from ray import tune
-    from search.workers import local_ray
-    from search.config import ResourcesConfig
-    from search.workers.ray_faults import mend_ray
-
-    def trainable(params):
-        tune.report({"pid": os.getpid(), "has_imported": "torch" in sys.modules})
-
-    def main():
-        local_ray.start(ResourcesConfig(gpus_per_trial=0), None)
-        assert not {name for name in os.environ if name.startswith("RAY_p")} and "PYTHONPATH" not in os.environ
-        num_trials = min(4, int(ray.cluster_resources()["CPU"]))
-        time.sleep(3)  # longer than Ray leaves idle workers alone
-        there = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
-        mend_ray()
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_trials)
-        storage = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
-        tuner = tune.Tuner(trainable, tune_config=tune.TuneConfig(num_samples=num_trials), run_config=storage)
-        results = [result.metrics for result in tuner.fit()]
-        session = ray._private.worker._global_node.get_session_dir_path()
-        mine = []
-        for place in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                command = place.read_bytes().decode()
-                mine += [command] if session in command else []
-        print(json.dumps({"there": there, "results": results, "processes": mine}))
-
-    main()
-"""
 
 
 @pytest.mark.parametrize(
@@ -64,19 +28,11 @@ PROGRAM = """
     ],
 )
 def test_workers_are_started_ahead_only_where_every_core_trains_a_trial(
-    num_trials: int | None, resources: dict[str, Any], num_gpus: int, expected: bool
+    num_trials: int | None, resources: dict[str, Any], num_gpus: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert local_ray.fill_all_cores(ResourcesConfig(**resources), num_trials, 4.0, num_gpus) is expected
-
-
-def test_the_environment_is_as_before_and_the_user_s_words_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_mine", "1")
-    monkeypatch.delenv("RAY_ours", raising=False)
-    before = dict(os.environ)
-    with pytest.raises(KeyError), local_ray.environment(RAY_mine="2", RAY_ours="3"):
-        assert os.environ == {**before, "RAY_ours": "3"}
-        raise KeyError
-    assert os.environ == before
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(local_ray, "has_gpu", lambda: num_gpus > 0)
+    assert local_ray.fill_all_cores(ResourcesConfig(**resources), num_trials) is expected
 
 
 @pytest.mark.parametrize(
@@ -102,16 +58,61 @@ def test_an_address_comes_before_the_variable(
     assert local_ray.is_local(address) is expected
 
 
-def test_each_trial_gets_a_worker_that_was_ready_before_it_came(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "RAY_p"))}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["results"]
-    for result in found["results"]:
-        assert result["pid"] in found["there"]
-        assert result["has_imported"]
-    processes = "\n".join(found["processes"])
-    assert "raylet" in processes
-    for needless in ("dashboard.py", "log_monitor.py", "monitor.py"):
-        assert needless not in processes
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory; the environment has no token."""
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
+    return tmp_path
+
+
+def test_the_token_is_made_private_and_an_existing_one_is_mended_and_kept(home: Path) -> None:
+    file = home / ".ray" / "auth_token"
+    local_ray.make_token()
+    token = file.read_text()
+    assert len(token) == 64 and file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o644)
+    local_ray.make_token()
+    assert file.read_text() == token and file.stat().st_mode & 0o777 == 0o600
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_without_a_home_that_can_be_written_a_program_has_a_token_of_its_own(home: Path) -> None:
+    (home / ".ray").write_text("a file where the directory should be")
+    local_ray.make_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("errors", "tries", "words"),
+    [
+        ([], 1, None),
+        ([Exception("The node timed out.\nMore.")], 2, None),
+        ([Exception("The node timed out.\nMore.")] * 2, 2, "machine: The node timed out. If it is busy, try again"),
+        ([OSError("AF_UNIX path length cannot exceed 107 bytes")], 1, "107 bytes. .* set RAY_TMPDIR to a short one"),
+    ],
+)
+def test_a_start_that_fails_is_tried_once_more_if_that_can_help_and_is_one_sentence(
+    errors: list[Exception], tries: int, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, calls = list(errors), []
+
+    def init(*_: Any) -> None:
+        calls.append(1)
+        if left:
+            raise left.pop(0)
+
+    monkeypatch.setattr(local_ray, "init", init)
+    if words is None:
+        local_ray.start(ResourcesConfig(), None)
+    else:
+        with pytest.raises(SearchError, match=words):
+            local_ray.start(ResourcesConfig(), None)
+    assert len(calls) == tries
+
+
+@pytest.mark.parametrize("ends_in", [None, 0.0])
+def test_a_start_that_hangs_is_given_up(ends_in: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_ray, "init", lambda *_: time.sleep(3))
+    monkeypatch.setattr(local_ray, "SECONDS_A_TRY", 0.2)
+    with pytest.raises(SearchError, match="it has not done so in"):
+        local_ray.start(ResourcesConfig(), None, None if ends_in is None else time.monotonic() + ends_in)
