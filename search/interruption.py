@@ -121,21 +121,22 @@ def _watch(read_end: int) -> None:
     The numbers of signals come through a pipe, into which C code writes them whatever keeps the main thread.
     """
     first: float | None = None
-    while True:
-        seconds = None if first is None else max(0.0, first + SECONDS_TO_END - time.monotonic())
-        ready, _, _ = select.select([read_end], [], [], seconds)
-        numbers = os.read(read_end, 64) if ready else b""
-        if ready and not numbers:  # closed
-            os.close(read_end)
-            return
-        is_signal, now = any(number in SIGNALS for number in numbers), time.monotonic()
-        if first is None:
-            first = now if is_signal else None
-        elif not ready or (is_signal and now - first > SAME_SECONDS):
-            speaker = threading.Thread(target=say_how_to_go_on, daemon=True)  # storage may not answer
-            speaker.start()
-            speaker.join(timeout=2.0)
-            os._exit(EXIT_CODE)
+    with open(read_end, "rb", buffering=0) as pipe:
+        while True:
+            seconds = None if first is None else max(0.0, first + SECONDS_TO_END - time.monotonic())
+            ready, _, _ = select.select([pipe], [], [], seconds)
+            numbers = pipe.read(64) if ready else b""
+            if ready and not numbers:  # closed
+                return
+            is_signal, now = any(number in SIGNALS for number in numbers), time.monotonic()
+            if first is None:
+                first = now if is_signal else None
+            elif not ready or (is_signal and now - first > SAME_SECONDS):
+                break
+    speaker = threading.Thread(target=say_how_to_go_on, daemon=True)  # storage may not answer
+    speaker.start()
+    speaker.join(timeout=2.0)
+    os._exit(EXIT_CODE)
 
 
 def _pass_over_interrupts(unraisable: Any) -> None:
