@@ -21,8 +21,8 @@ TRIES = 2
 SECONDS_A_TRY = 45.0  # Ray waits for 30 s, and does some things before
 SECONDS_TO_UNWIND = 5.0  # that an error waits for a start that is under way
 FAILED = (
-    "Ray cannot be started on this machine: {error}. If the machine is busy, try again when it is less so. What Ray's processes "
-    "said is below {place}."
+    "Ray cannot be started on this machine: {error}. If the machine is busy, try again when it is less so. What Ray's "
+    "processes said is below {place}."
 )
 NO_PLACE = (
     "Ray cannot be started on this machine: {error}. Its files lie below {place}. Where that path is too long for a "

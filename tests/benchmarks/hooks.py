@@ -2,8 +2,8 @@
 
     python tests/benchmarks/hooks.py [--repetitions 6] [--without workers_ahead,ready_workers]
 
-`python run_search.py --num-samples 50`, stopped after its first epochs, in turns with all hooks, without those named, and
-with none. Those that prevent a loss have a test instead of a figure: the table names it.
+`python run_search.py --num-samples 50`, stopped after its first epochs, in turns with all hooks, without those named,
+and with none. Those that prevent a loss have a test instead of a figure: the table names it.
 """
 
 import argparse

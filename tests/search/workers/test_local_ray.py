@@ -90,7 +90,7 @@ def test_without_a_home_that_can_be_written_a_program_has_a_token_of_its_own(hom
         (
             [Exception("The node timed out.\nMore.")] * 2,
             2,
-            "machine: The node timed out. If the machine is busy, try again",
+            "The node timed out. If the machine is busy",
         ),
         ([OSError("AF_UNIX path length cannot exceed 107 bytes")], 1, "107 bytes. .* set RAY_TMPDIR to a short one"),
     ],
