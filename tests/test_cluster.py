@@ -1,9 +1,10 @@
 """Searches on clusters of real Ray nodes: a head and further raylets on this machine, guarded by a token or open."""
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,37 +13,7 @@ import numpy as np
 import pytest
 from local_cluster import LocalCluster, local_cluster
 from PIL import Image
-from searches import PROJECT, QUICK, RUN_SEARCH, check_record, counted, wait_for_epochs
-
-NOTING_NODES = f"""
-import shutil, sys, time
-from pathlib import Path
-sys.path.insert(0, {str(PROJECT)!r})
-import ray
-import run_search
-import search.workers.tuner
-from search.workers.trainable import trainable
-
-notes, photos = Path("notes").resolve(), Path("photos").resolve()
-load_data = search.workers.tuner.load_data
-
-def load_and_remove(config):
-    data = load_data(config)
-    shutil.rmtree(photos)  # what the nodes train on reaches them from here
-    return data
-
-def note_node(params, data):
-    note = notes / ("." + str(params["number"]))
-    note.write_text(ray.get_runtime_context().get_node_id())
-    note.rename(notes / str(params["number"]))
-    end = time.monotonic() + 120  # a short trial would be over before the workers of all nodes have started
-    while len(set(note.read_text() for note in notes.glob("[0-9]*"))) < 3 and time.monotonic() < end:
-        time.sleep(0.1)
-    trainable(params, data)
-
-search.workers.tuner.load_data, search.workers.tuner.trainable = load_and_remove, note_node
-sys.exit(run_search.main(sys.argv[1:]))
-"""
+from searches import QUICK, check_record, counted, faulty_search, run, start, wait_for_epochs
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +24,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         started.start_node(num_cpus=1)
         started.start_node(num_cpus=1)
         yield started
-
-
-def search(cluster: LocalCluster, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    joined = {**os.environ, **cluster.environment, **environment}
-    command = [*RUN_SEARCH, *arguments]
-    return subprocess.run(command, cwd=cwd, env=joined, capture_output=True, text=True, timeout=280)
 
 
 def save_photos(directory: Path) -> None:
@@ -78,46 +43,36 @@ def test_trials_land_on_every_node_and_data_only_the_driver_has_reach_them(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     save_photos(tmp_path / "photos")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "noting.py").write_text(NOTING_NODES)
     flags = ["--dataset", "folder:photos", "--address", cluster.address, "--num-samples", "9", "--scheduler", "none"]
-    done = subprocess.run(
-        [sys.executable, "noting.py", *QUICK, *flags],
-        cwd=tmp_path,
-        env={**os.environ, **cluster.environment},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr and "is open" not in done.stdout
+    command = faulty_search("note_the_node", tmp_path)
+    done = run(*QUICK, *flags, cwd=tmp_path, command=command, **cluster.environment)
+    assert "is open" not in done.stdout
     check_record(tmp_path / "runs" / "run", num_samples=9, epochs=3)
     assert not (tmp_path / "photos").exists()
-    nodes = {(tmp_path / "notes" / str(trial.number)).read_text() for trial in counted(tmp_path / "runs" / "run")}
-    assert len(nodes) == 3
+    notes = [note.name.split(" on ") for note in tmp_path.glob("* on *")]
+    assert {int(number) for number, _ in notes} == {trial.number for trial in counted(tmp_path / "runs" / "run")}
+    assert len({node for _, node in notes}) == 3
     assert not list((tmp_path / "runs" / "run").glob(".probe*"))
 
 
 @pytest.mark.slow
 def test_a_program_without_the_token_is_refused_in_one_sentence(cluster: LocalCluster, tmp_path: Path) -> None:
-    strangers = (
+    strangers = [
         {"RAY_AUTH_MODE": "disabled"},
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": ""},
         {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64},
-    )
+    ]
 
-    def knock(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        place = tmp_path / str(strangers.index(environment))
-        place.mkdir()
-        return search(cluster, *QUICK, "--address", cluster.address, cwd=place, **environment)
+    def knock(name: str, stranger: dict[str, str]) -> str:
+        arguments = [*QUICK, "--name", name, "--address", cluster.address]
+        return run(*arguments, cwd=tmp_path, check=2, **cluster.environment | stranger).stderr
 
     with ThreadPoolExecutor() as pool:  # Ray itself tries for 20 s
-        refused = list(pool.map(knock, strangers))
-    for done in refused:
-        assert done.returncode == 2, done.stdout + done.stderr
-        (line,) = done.stderr.splitlines()
+        refused = list(pool.map(knock, "abc", strangers))
+    for errors in refused:
+        (line,) = errors.splitlines()
         assert line.startswith("error: The Ray cluster at 127.0.0.1:") and "RAY_AUTH_TOKEN" in line
-    assert not list(tmp_path.glob("*/runs/run"))
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.slow
@@ -132,46 +87,32 @@ def test_nodes_that_do_not_share_the_run_directory_are_an_error_before_the_first
     with local_cluster(tmp_path / "cluster", guarded=False) as cluster:
         cluster.start_head(num_cpus=1)
         cluster.start_node(num_cpus=1, prefix=hide)
-        refused = search(cluster, *QUICK, "--address", cluster.address, cwd=tmp_path)
-        assert refused.returncode == 2, refused.stdout + refused.stderr
+        arguments = [*QUICK, "--address", cluster.address, "--num-samples", "3"]
+        refused = run(*arguments, cwd=tmp_path, check=2, **cluster.environment)
         assert "cannot read and write" in refused.stderr and "--storage-path" in refused.stderr
-        assert "Traceback" not in refused.stderr
         assert not list(runs.iterdir())  # the name is free for the next try
-        shared = ["--storage-path", str(tmp_path / "shared"), "--num-samples", "3"]
-        done = search(cluster, *QUICK, "--address", cluster.address, *shared, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = run(*arguments, "--storage-path", str(tmp_path / "shared"), cwd=tmp_path, **cluster.environment)
         assert "This Ray cluster is open" in done.stdout and "RAY_AUTH_MODE=token" in done.stdout
         check_record(tmp_path / "shared" / "run", num_samples=3, epochs=3)
 
 
 @pytest.mark.slow
-def test_ray_on_this_machine_is_guarded_by_a_token_that_is_made_where_there_is_none(tmp_path: Path) -> None:
+def test_ray_on_this_machine_is_guarded_by_a_token_that_is_made_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its ports are on all interfaces: a program with another HOME, and so without the token, is refused."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
-    for place in (home, elsewhere):
-        place.mkdir()
-    unset = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH_", "RAY_ADDRESS"))}
-    with subprocess.Popen(
-        [*RUN_SEARCH, *QUICK, "--set", "train.epochs=500", "--scheduler", "none"],
-        cwd=tmp_path,
-        env={**unset, "HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as driver:
+    home.mkdir()
+    elsewhere.mkdir()
+    for name in [name for name in os.environ if name.startswith(("RAY_AUTH_", "RAY_ADDRESS"))]:
+        monkeypatch.delenv(name)
+    with start(*QUICK, "--set", "train.epochs=500", "--scheduler", "none", cwd=tmp_path, HOME=str(home)) as driver:
         try:
             wait_for_epochs(tmp_path / "runs" / "run", 1)
             assert len((home / ".ray" / "auth_token").read_text()) >= 32
-            address = head_started_by(driver.pid)
-            done = subprocess.run(
-                [*RUN_SEARCH, *QUICK, "--name", "other", "--address", address],
-                cwd=tmp_path,
-                env={**unset, "HOME": str(elsewhere)},
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 2 and "does not let this program in" in done.stderr, done.stderr
+            arguments = [*QUICK, "--name", "other", "--address", head_started_by(driver.pid)]
+            refused = run(*arguments, cwd=tmp_path, check=2, HOME=str(elsewhere))
+            assert "does not let this program in" in refused.stderr
         finally:
             driver.terminate()
             driver.communicate(timeout=60)
@@ -180,12 +121,8 @@ def test_ray_on_this_machine_is_guarded_by_a_token_that_is_made_where_there_is_n
 def head_started_by(driver: int) -> str:
     """The address of the cluster that a driver has started, from the command line of its raylet."""
     for place in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (place / "cmdline").read_bytes().decode().split("\0")
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        address = [part.removeprefix("--gcs-address=") for part in command if part.startswith("--gcs-address=")]
-        if parent == driver and command[0].endswith("raylet") and address:
-            return address[0]
+        with contextlib.suppress(OSError):  # it has ended
+            address = re.search(r"raylet\0.*--gcs-address=([^\0]+)", (place / "cmdline").read_text(errors="replace"))
+            if address and f"PPid:\t{driver}\n" in (place / "status").read_text():
+                return address[1]
     raise AssertionError("the driver has started no raylet")

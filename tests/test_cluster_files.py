@@ -1,8 +1,8 @@
 """The files of configs/cluster, and a job submitted to a cluster, as far as they go without a cloud and without SLURM.
 
 `ray up` talks to a server that answers as AWS does, and to programs in the place of ssh and rsync that do on this
-machine what it asks of another. The SLURM script gets an srun that starts its tasks here; its Ray cluster and its
-search are real.
+machine what it asks of another (`programs/cloud`). The SLURM script gets an srun that starts its tasks here
+(`programs/slurm`); its Ray cluster and its search are real.
 """
 
 import json
@@ -13,78 +13,41 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from bucket import bucket
-from local_cluster import RAY, free_port, local_cluster
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from local_cluster import COUNT_NODES, RAY, free_port, local_cluster
+from optuna.trial import TrialState
+from searches import PROGRAMS, PROJECT, check_record, environment, trials_of, wait_until
 
-PROJECT = Path(__file__).parents[1]
 AWS, SLURM = PROJECT / "configs" / "cluster" / "aws.yaml", PROJECT / "configs" / "cluster" / "slurm.sh"
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
+UNGUARDED = {name: value for name, value in os.environ.items() if name not in AUTH}
+HERE = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where this environment's programs are found
 LONG = ["--config=configs/quick.yaml", "--set=data.image_size=36", "--set=search.max_multiply_adds=null"]
 
 
-def trials_of(run: Path) -> list[FrozenTrial]:
-    import optuna
-
-    storage = JournalStorage(JournalFileBackend(str(run / "study.journal")))
-    return optuna.load_study(study_name=None, storage=storage).trials
-
-
-def check_finished(run: Path, num_samples: int) -> None:
-    """A search that ended by itself: every trial has its curve, in the journal and in its newest checkpoint."""
-    trials = [trial for trial in trials_of(run) if trial.user_attrs.get("stopped_by") != "infeasible"]
-    assert len(trials) == num_samples
-    for trial in trials:
-        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        metas = [json.loads(file.read_text()) for file in run.glob(f"trial_{trial.number:04d}_*/*/meta.json")]
-        curve = max((meta["results"] for meta in metas), key=len)
-        assert {result["epoch"]: result["val_accuracy"] for result in curve} == trial.intermediate_values
-        assert len(curve) == 3 or trial.state == TrialState.PRUNED
-
-
 def program(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/bash\n{text}\n")
     path.chmod(0o755)
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
-        time.sleep(0.1)
-    return value
-
-
-def environment_of(process: int) -> dict[str, str]:
-    """The environment that a process was started with; empty where it has ended."""
+def words_of(process: Path, file: str) -> list[str]:
+    """Its command line or environment; none where it has ended."""
     try:
-        words = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace").split("\0")
+        return (process / file).read_text(errors="replace").split("\0")
     except OSError:
-        return {}
-    return dict(word.partition("=")[::2] for word in words if word)
+        return []
 
 
-def processes_at(home: Path) -> dict[int, list[str]]:
-    """The command lines of all processes that were started with a HOME, by process id."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and environment_of(int(entry.name)).get("HOME") == str(home):
-            try:
-                found[int(entry.name)] = (entry / "cmdline").read_text(errors="replace").split("\0")
-            except OSError:
-                continue
-    return found
+def processes_at(home: Path) -> dict[Path, list[str]]:
+    """The command lines of all processes that were started with a HOME."""
+    processes = Path("/proc").glob("[0-9]*")
+    return {each: words_of(each, "cmdline") for each in processes if f"HOME={home}" in words_of(each, "environ")}
 
 
 def documented_commands(file: Path) -> list[list[str]]:
@@ -156,62 +119,32 @@ def test_the_ray_up_file_brings_all_that_the_project_needs() -> None:
     assert "cluster" in project["project"]["optional-dependencies"]
 
 
-SSH = r"""
-while [[ $1 != *@* ]]; do shift; done
-machine=$MACHINES/${1#*@}
-mkdir -p "$machine/bin"
-ln -sf "$MACHINES"/bin/* "$machine/bin"
-echo "export PATH=$machine/bin:\$PATH" >"$machine/.bashrc.first"
-[[ -e $machine/.bashrc ]] || cp "$machine/.bashrc.first" "$machine/.bashrc"
-echo "${*:2}" >>"$machine/commands"
-cd "$machine"
-exec env -i HOME="$machine" MACHINES="$MACHINES" bash -c "${*:2}"
-"""
-RSYNC = r"""
-source=${*: -2:1} target=${*: -1}
-machine=$MACHINES/${target%%:*}; machine=${machine/ubuntu@/}
-target=${target#*:}; target=$machine${target#\~}
-if [[ $source == */ ]]; then mkdir -p "$target" && cp -r "$source." "$target"; else cp -p "$source" "$target"; fi
-"""
-MACHINE_PYTHON = r"""
-[[ $1 == -m && $2 == venv ]] || exit 1
-mkdir -p "$3/bin" && cp "$MACHINES"/venv/* "$3/bin"
-"""
-MACHINE_PIP = 'echo "$PWD $*" >>~/installed'
-MACHINE_RAY = r"""
-echo "${RAY_AUTH_MODE-} $*" >>~/ray.log
-if [[ $1 == start ]]; then exec {ray} get-auth-token >~/token.found 2>/dev/null; fi
-"""
+def aws(service: str, server: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
+    return boto3.client(service, endpoint_url=server, **keys)
 
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a user's machine with an AWS account that has the two instance profiles, and a token."""
-    import boto3
-
-    machines, home = tmp_path / "machines", tmp_path / "home"
-    (home / ".ray").mkdir(parents=True)
-    token = home / ".ray" / "auth_token"
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
-    program(tmp_path / "bin" / "ssh", SSH)
-    program(tmp_path / "bin" / "rsync", RSYNC)
-    for name, text in {"sudo": "exit 0", "cloud-init": "exit 0", "python3": MACHINE_PYTHON}.items():
-        program(machines / "bin" / name, text)
-    program(machines / "venv" / "pip", MACHINE_PIP)
-    program(machines / "venv" / "ray", MACHINE_RAY.replace("{ray}", " ".join(RAY)))
     with bucket() as server:
         endpoint = f"http://127.0.0.1:{server.door.port}"
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
         for name in ("convsearch-head", "convsearch-worker"):
-            boto3.client("iam", endpoint_url=endpoint, **keys).create_instance_profile(InstanceProfileName=name)
+            aws("iam", endpoint).create_instance_profile(InstanceProfileName=name)
         yield {
-            **{name: value for name, value in os.environ.items() if name not in AUTH},
+            **UNGUARDED,
             **server.environment,
             "AWS_ENDPOINT_URL": endpoint,
-            "HOME": str(home),
-            "MACHINES": str(machines),
-            "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "MACHINES": str(tmp_path / "machines"),
+            "PATH": f"{PROGRAMS / 'cloud'}:{HERE}",
+            "PYTHON": sys.executable,
             "TMPDIR": str(tmp_path),  # where ray up keeps what it has looked up
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -219,21 +152,21 @@ def cloud(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 def test_ray_up_launches_a_guarded_cluster(cloud: dict[str, str]) -> None:
-    import boto3
-
     def ray(*arguments: str) -> str:
         done = subprocess.run([*RAY, *arguments], cwd=PROJECT, env=cloud, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     output = ray("up", "--yes", "configs/cluster/aws.yaml")
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
-    ec2 = boto3.client("ec2", endpoint_url=cloud["AWS_ENDPOINT_URL"], **keys)
-    (head,) = (each for group in ec2.describe_instances()["Reservations"] for each in group["Instances"])
+    ec2 = aws("ec2", cloud["AWS_ENDPOINT_URL"])
+
+    def instances() -> list[Any]:
+        return [each for group in ec2.describe_instances()["Reservations"] for each in group["Instances"]]
+
+    (head,) = instances()
     assert head["IamInstanceProfile"]["Arn"].endswith("/convsearch-head") and head["InstanceType"] == "m7i.large"
-    (group,) = ec2.describe_security_groups(GroupIds=[each["GroupId"] for each in head["SecurityGroups"]])[
-        "SecurityGroups"
-    ]
+    names = [each["GroupId"] for each in head["SecurityGroups"]]
+    (group,) = ec2.describe_security_groups(GroupIds=names)["SecurityGroups"]
     to_all = [each for each in group["IpPermissions"] if each["IpRanges"] or each["Ipv6Ranges"]]
     assert [(each["FromPort"], each["ToPort"]) for each in to_all] == [(22, 22)]
 
@@ -243,13 +176,9 @@ def test_ray_up_launches_a_guarded_cluster(cloud: dict[str, str]) -> None:
     stop, start = (machine / "ray.log").read_text().splitlines()
     assert stop.endswith(" stop") and start.startswith("token start --head ") and "--dashboard-host=127.0.0.1" in start
     assert (machine / "token.found").read_text() == token  # Ray itself finds it there
-    for where in (
-        AWS.read_text(),
-        output,
-        (machine / "commands").read_text(),
-        (machine / "ray_bootstrap_config.yaml").read_text(),
-    ):
-        assert token not in where
+    written = [(machine / name).read_text() for name in ("commands", "ray_bootstrap_config.yaml")]
+    shown = [AWS.read_text(), output, *written]
+    assert not any(token in text for text in shown)
     assert f"{machine}/convsearch install --quiet -e .[cluster]" in (machine / "installed").read_text()
     program_there = [sys.executable, str(machine / "convsearch" / "run_search.py"), "--help"]
     assert b"--storage-path" in subprocess.run(program_there, cwd=machine, capture_output=True, check=True).stdout
@@ -269,77 +198,43 @@ def test_ray_up_launches_a_guarded_cluster(cloud: dict[str, str]) -> None:
     ray("exec", "configs/cluster/aws.yaml", "cd convsearch && ray status")  # as a user does, on the head
     assert (machine / "ray.log").read_text().splitlines()[-1] == "token status"
     ray("down", "--yes", "configs/cluster/aws.yaml")
-    states = [
-        each["State"]["Name"] for group in ec2.describe_instances()["Reservations"] for each in group["Instances"]
-    ]
-    assert set(states) == {"terminated"}
+    assert {each["State"]["Name"] for each in instances()} == {"terminated"}
 
 
 # SLURM
 
-SRUN = r"""
-tasks=() told=""
-for word; do [[ $word == --nodes=* ]] && number=${word#*=}; [[ $word == --* ]] || break; shift; done
-trap 'told=yes; kill -TERM "${tasks[@]}" 2>/dev/null' TERM
-for ((i = 0; i < number; i++)); do "$@" & tasks+=($!); done
-if [[ $told ]]; then kill -TERM "${tasks[@]}"; fi
-code=0
-for task in "${tasks[@]}"; do wait "$task" || code=$?; done
-for task in "${tasks[@]}"; do wait "$task" || code=$?; done
-exit "$code"
-"""
-FAKE_PYTHON = r"""
-if [[ $1 == - ]]; then cat >/dev/null; exit; fi
-printf '%s\n' "$@" >"$SEARCH_LOG"
-exit 7
-"""
 
-
-@dataclass
 class Job:
     """A SLURM job of two nodes, both of them this machine, with an empty HOME."""
 
-    directory: Path
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.home.mkdir()
-        self.work.mkdir()
+    def __init__(self, directory: Path) -> None:
+        self.logs, self.home, self.work, self.bin = (directory / name for name in ("logs", "home", "work", "bin"))
+        for place in (self.logs, self.home, self.work, self.bin):
+            place.mkdir()
         for name in ("run_search.py", "search", "training", "configs"):
             (self.work / name).symlink_to(PROJECT / name)
-        program(self.directory / "bin" / "srun", SRUN)
-        program(self.directory / "bin" / "scontrol", "printf 'localhost\\n127.0.0.1\\n'")
         self.port = free_port() // 2 % 5000 * 2 + 20000
-        self.environment = {
+        self.id = str(5_000_000 + (self.port - 20000) // 2)
+        self.name = f"demo-{self.id}"
+
+    def start(self, *arguments: str, alone: bool = False, **more: str) -> subprocess.Popen[str]:
+        """`alone`: without Ray and without a search."""
+        stand_ins = [self.bin, *[PROGRAMS / "slurm" / "alone"] * alone, PROGRAMS / "slurm"]
+        settings = {
             "HOME": str(self.home),
-            "PATH": f"{self.directory / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "LOGS": str(self.logs),
+            "PATH": ":".join([*map(str, stand_ins), HERE]),
             "PYTHONPATH": str(PROJECT),
             "RAY_worker_niceness": "0",
             "SLURM_CPUS_PER_TASK": "1",
-            "SLURM_JOB_ID": str(5_000_000 + (self.port - 20000) // 2),
+            "SLURM_JOB_ID": self.id,
             "SLURM_JOB_NAME": "demo",
             "SLURM_JOB_NODELIST": "localhost,127.0.0.1",
             "SLURM_SUBMIT_DIR": str(self.work),
-            "SEARCH_LOG": str(self.directory / "search.log"),
-        } | self.environment
-
-    @property
-    def home(self) -> Path:
-        return self.directory / "home"
-
-    @property
-    def work(self) -> Path:
-        return self.directory / "work"
-
-    @property
-    def name(self) -> str:
-        return f"demo-{self.environment['SLURM_JOB_ID']}"
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        }
         return subprocess.Popen(
             ["bash", str(SLURM), *arguments],
-            env=self.environment | environment,
-            cwd=self.directory,
+            env=settings | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -351,7 +246,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job = Job(tmp_path)
     yield job
     for process in processes_at(job.home):  # only where the test has failed
-        os.kill(process, signal.SIGKILL)
+        os.kill(int(process.name), signal.SIGKILL)
 
 
 def test_the_slurm_script_is_bash_and_its_options_are_read_by_sbatch() -> None:
@@ -380,40 +275,31 @@ def test_the_slurm_script_is_bash_and_its_options_are_read_by_sbatch() -> None:
 def test_a_slurm_job_that_is_put_back_goes_on_with_its_search(
     arguments: list[str], restarts: str, begun: str, expected: str, job: Job
 ) -> None:
-    program(job.directory / "bin" / "python", FAKE_PYTHON)
-    program(job.directory / "bin" / "ray", "exec sleep 600")
     if begun:
         run = job.work / begun.replace("NAME", job.name)
         run.mkdir(parents=True)
         (run / "search.yaml").touch()
-    script = job.start(*arguments, SLURM_RESTART_COUNT=restarts)
+    script = job.start(*arguments, alone=True, SLURM_RESTART_COUNT=restarts, NODES="2")
     output, _ = script.communicate(timeout=60)
     assert script.returncode == 7 and not output, output  # that of the search
-    words = (job.directory / "search.log").read_text().replace(job.name, "NAME").splitlines()
+    words = (job.logs / "search").read_text().replace(job.name, "NAME").splitlines()
     assert words[:3] == ["run_search.py", "--address", f"127.0.0.1:{job.port}"]
     assert " ".join(words[3:]) == expected
     assert not processes_at(job.home)
 
 
-def test_each_node_of_a_slurm_job_gets_one_ray(job: Job) -> None:
-    log = job.directory / "ray.log"
-    program(job.directory / "bin" / "ray", 'echo "$*" >>"$RAY_LOG"; exec sleep 600')
-    count = 'until (($(wc -l <"$RAY_LOG") == NODES)); do sleep 0.1; done'
-    program(job.directory / "bin" / "python", f"if [[ $1 != - ]]; then {count}; fi")
-    for hosts in (["localhost"], ["localhost", "node2", "node3", "127.0.0.1"]):
-        log.unlink(missing_ok=True)
-        program(job.directory / "bin" / "scontrol", f"printf '%s\\n' {' '.join(hosts)}")
-        script = job.start("--num-samples", "3", RAY_LOG=str(log), NODES=str(len(hosts)))
-        output, _ = script.communicate(timeout=60)
-        assert script.returncode == 0, output
-        nodes = log.read_text().splitlines()
-        heads = [node for node in nodes if node.startswith("start --head ")]
-        assert len(nodes) == len(hosts) and len(heads) == 1 and "--include-dashboard=false" in heads[0]
-        assert all("--num-cpus=1 " in node and node.endswith(" --block") for node in nodes)
+@pytest.mark.parametrize("hosts", ["localhost", "localhost node2 node3 127.0.0.1"])
+def test_each_node_of_a_slurm_job_gets_one_ray(hosts: str, job: Job) -> None:
+    count = len(hosts.split())
+    job.start("--num-samples", "3", alone=True, HOSTS=hosts, NODES=str(count)).communicate(timeout=60)
+    nodes = (job.logs / "ray").read_text().splitlines()
+    heads = [node for node in nodes if node.startswith("start --head ")]
+    assert len(nodes) == count and len(heads) == 1 and "--include-dashboard=false" in heads[0]
+    assert all("--num-cpus=1 " in node and node.endswith(" --block") for node in nodes)
 
 
 def test_a_head_that_does_not_start_ends_a_slurm_job_and_is_quoted(job: Job) -> None:
-    program(job.directory / "bin" / "ray", "echo 'this port is taken'; exit 1")
+    program(job.bin / "ray", "echo 'this port is taken'; exit 1")
     script = job.start("--num-samples", "3")
     output, _ = script.communicate(timeout=240)
     assert script.returncode == 1 and "this port is taken" in output and "The Ray head has ended." in output
@@ -422,46 +308,27 @@ def test_a_head_that_does_not_start_ends_a_slurm_job_and_is_quoted(job: Job) -> 
 
 @pytest.mark.parametrize("command", ["getent", "python"])  # the head's address is asked for; nodes are waited for
 def test_a_slurm_job_that_is_stopped_before_its_nodes_are_there_ends(command: str, job: Job) -> None:
-    program(job.directory / "bin" / "ray", "exec sleep 600")
-    program(job.directory / "bin" / "python", "exec sleep 600")
-    program(job.directory / "bin" / "getent", "echo 127.0.0.1 STREAM localhost")
-    there = job.directory / "bin" / command
-    there.write_text(there.read_text().replace("\n", '\ntouch "$SEARCH_LOG"; sleep 1\n', 1))
-    script = job.start("--num-samples", "3")
-    wait_until((job.directory / "search.log").exists, command)
+    program(job.bin / "python", "exec sleep 600")
+    program(job.bin / "getent", "echo 127.0.0.1 STREAM localhost")
+    there = job.bin / command
+    there.write_text(there.read_text().replace("\n", '\ntouch "$LOGS/asked"; sleep 1\n', 1))
+    script = job.start("--num-samples", "3", alone=True)
+    wait_until((job.logs / "asked").exists, command)
     script.terminate()
     script.terminate()
     script.communicate(timeout=60)
-    assert script.returncode == 143 and not processes_at(job.home)
+    assert script.returncode == 143
+    wait_until(lambda: not processes_at(job.home), "the end of the stand-in's last second", seconds=10)
 
 
-CLIENT = """
-import ray, sys
-ray.init(sys.argv[1], logging_level="CRITICAL", log_to_driver=False)
-print("joined", flush=True)
-"""
-ANSWERS = ("joined", "InvalidAuthToken", "AuthenticationError")
-
-
-def answers_to_clients(address: str, environments: list[dict[str, str]]) -> list[str]:
-    """What a cluster answers to each client. One that is refused would try again for 20 s: it is ended at once."""
-    clients = [
-        subprocess.Popen(
-            [sys.executable, "-c", CLIENT, address],
-            env={name: value for name, value in os.environ.items() if name not in AUTH} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for environment in environments
-    ]
-    answers = []
-    for client in clients:
-        assert client.stdout is not None
-        answers.append(next((each for line in client.stdout for each in ANSWERS if each in line), "none"))
+def answer_to_client(address: str, **environment: str) -> str:
+    """What a cluster says to it. One that is refused would try again for 20 s: it is ended at once."""
+    command, streams = [*COUNT_NODES, address], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=UNGUARDED | environment, text=True, **streams) as client:
+        said = (re.search("nodes: 2|InvalidAuthToken|AuthenticationError", line) for line in client.stdout or ())
+        answer = next(filter(None, said), None)
         client.kill()
-        client.communicate()
-    return answers
+    return answer[0] if answer else "none"
 
 
 @pytest.mark.slow
@@ -473,24 +340,22 @@ def test_a_slurm_job_searches_on_a_guarded_cluster_and_stops_resumably(job: Job,
     def has_driver() -> bool:
         return script.poll() is not None or any("run_search.py" in words for words in processes_at(job.home).values())
 
-    wait_until(has_driver, "the search's start")
+    wait_until(has_driver, "the search's start")  # by which time both nodes have joined
     running = processes_at(job.home)
     assert script.poll() is None, script.communicate()[0]
 
     # The cluster is there for those who have its token, which is in the environment of the job's processes alone.
-    token = next(value for process in running if (value := environment_of(process).get("RAY_AUTH_TOKEN")))
-    stranger = {"HOME": str(tmp_path / "another home")}
-    wrong, right = ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": each} for each in ("0" * 64, token))
-    clients = [stranger, stranger | {"RAY_AUTH_MODE": "token"}, stranger | wrong, stranger | right]
-    answers = answers_to_clients(f"127.0.0.1:{job.port}", clients)
-    assert answers == ["InvalidAuthToken", "AuthenticationError", "InvalidAuthToken", "joined"]
+    settings = dict(word.partition("=")[::2] for process in running for word in words_of(process, "environ"))
+    token, address, home = settings["RAY_AUTH_TOKEN"], f"127.0.0.1:{job.port}", str(tmp_path / "another home")
+    assert answer_to_client(address, HOME=home) == "InvalidAuthToken"
+    assert answer_to_client(address, HOME=home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "nodes: 2"
     wait_until(lambda: script.poll() is not None or list(run.glob("trial_*/*/meta.json")), "a first epoch")
     running |= processes_at(job.home)
     assert not any(token in word for words in running.values() for word in words)
     options = (word.partition("=")[::2] for words in running.values() for word in words)
     places = {Path(value).parent for option, value in options if option == "--temp-dir"}
     assert len(places) == 2 and all(place.stat().st_mode & 0o777 == 0o700 for place in places)
-    for file in (file for place in (*places, job.directory) for file in place.rglob("*") if file.is_file()):
+    for file in (file for place in (*places, tmp_path) for file in place.rglob("*") if file.is_file()):
         assert token.encode() not in file.read_bytes(), file
 
     # Two minutes before its time is over.
@@ -508,7 +373,7 @@ def test_a_slurm_job_searches_on_a_guarded_cluster_and_stops_resumably(job: Job,
     script = job.start(*LONG, "--num-samples=6", SLURM_RESTART_COUNT="1")
     output, _ = script.communicate(timeout=300)
     assert script.returncode == 0 and f"Going on with {run}" in output, output
-    check_finished(run, num_samples=6)
+    check_record(run, num_samples=6, epochs=3)
     assert all(file.read_text() == text for file, text in saved.items() if file.exists())
     assert not processes_at(job.home)
 
@@ -522,28 +387,29 @@ def test_a_submitted_job_searches_and_its_run_directory_is_complete(tmp_path: Pa
     run = tmp_path / "runs" / "submitted"
     with local_cluster(tmp_path / "cluster") as cluster:
         port = free_port()
-        cluster.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        cluster.environment["PATH"] = HERE
         dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
         others = [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
         cluster.start_head(num_cpus=2, flags=[*dashboard, *others])
 
-        def submit(job: str, **environment: str) -> subprocess.CompletedProcess[str]:
-            address = f"http://127.0.0.1:{port}"
-            return subprocess.run(
-                [*RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *job.split()],
+        def submit(job: str, **more: str) -> tuple[int, str]:
+            done = subprocess.run(
+                [*RAY, "job", "submit", f"--address=http://127.0.0.1:{port}", "--working-dir=.", "--", *job.split()],
                 cwd=PROJECT,
-                env=os.environ | cluster.environment | environment,
-                capture_output=True,
+                env=environment(**cluster.environment | more),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
                 timeout=300,
             )
+            return done.returncode, done.stdout
 
-        refused = submit("true", RAY_AUTH_TOKEN="0" * 64)
-        assert refused.returncode != 0 and "Forbidden" in refused.stdout + refused.stderr
-        wait_until(lambda: submit("true").returncode == 0, "a head that takes jobs")
+        code, output = submit("true", RAY_AUTH_TOKEN="0" * 64)
+        assert code != 0 and "Forbidden" in output
+        wait_until(lambda: submit("true")[0] == 0, "a head that takes jobs")
         search = "python run_search.py --address auto"
         quick = f"--config configs/quick.yaml --num-samples 3 --storage-path {run.parent} --name {run.name}"
         for arguments, num_samples in ((quick, 3), (f"--resume {run} --num-samples 4", 4)):  # gone on with by a new job
-            done = submit(f"{search} {arguments}")
-            assert done.returncode == 0 and "succeeded" in done.stdout + done.stderr, done.stdout + done.stderr
-            check_finished(run, num_samples)
+            code, output = submit(f"{search} {arguments}")
+            assert code == 0 and "succeeded" in output, output
+            check_record(run, num_samples, epochs=3)

@@ -2,43 +2,41 @@
 
 import itertools
 import json
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from local_cluster import free_port
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from rich.console import Console
+from searches import QUICK, run, trials_of, wait_until
+from studies import make_searcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from analysis.figures.style import Picture, drawing, save_png
 from analysis.tensorboard import write_evaluation
-from search.config import SearchConfig, parse_config
+from search.config import SearchConfig, load_config, parse_config
 from search.record.endings import Ending, Infeasible, end_infeasible, end_pruned
 from search.record.journal import open_study
 from search.record.run_directory import locked, trial_directory
 from search.record.run_storage import RunStorage
 from search.screen.tensorboard import CURVES
-from search.workers.bridge import StudySearcher
 from search.workers.callback import Progress
 from search.workers.tuner import unfinished_trials
 
-PROJECT = Path(__file__).parents[1]
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to this machine
-STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+UNKNOWN = "STATUS_UNKNOWN"
+STATUSES = [UNKNOWN, "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 
 
 def request(url: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -48,24 +46,17 @@ def request(url: str, body: Mapping[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
-def wait_for(get: Callable[[], Any], until: Callable[[Any], bool], timeout_seconds: float = 60) -> Any:
-    """The first answer that will do; the last one where the time is over, or its error."""
-    end = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            answer = get()
-            if until(answer) or time.monotonic() > end:
-                return answer
-        except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > end:
-                raise
-        time.sleep(0.2)
+def wait_for(get: Callable[[], Any], until: Callable[[Any], bool]) -> Any:
+    """The first answer that will do, of a server that may still be starting."""
+    answers: list[Any] = []
 
+    def is_there() -> bool:
+        with suppress(urllib.error.URLError, ConnectionError):
+            answers[:] = [get()]
+        return bool(answers) and until(answers[0])
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    wait_until(is_there, "an answer", seconds=60)
+    return answers[0]
 
 
 @contextmanager
@@ -85,20 +76,13 @@ def serving(program: str, *arguments: str) -> Iterator[str]:
 
 
 def hparams_columns(url: str) -> dict[str, Any]:
-    body = {"experimentName": "", "includeMetrics": True}
-    return request(f"{url}/data/plugin/hparams/experiment", body)
+    return request(f"{url}/data/plugin/hparams/experiment", {"experimentName": "", "includeMetrics": True})
 
 
 def hparams_rows(url: str, sort_by: str | None = None) -> list[dict[str, Any]]:
     """The table's rows as its page asks for them."""
     columns = [{"hparam": sort_by, "order": "ORDER_ASC"}] if sort_by else []
-    body = {
-        "experimentName": "",
-        "allowedStatuses": STATUSES,
-        "colParams": columns,
-        "startIndex": 0,
-        "sliceSize": 1000,
-    }
+    body = {"experimentName": "", "allowedStatuses": STATUSES, "colParams": columns, "startIndex": 0, "sliceSize": 99}
     return request(f"{url}/data/plugin/hparams/session_groups", body).get("sessionGroups", [])
 
 
@@ -115,13 +99,12 @@ CONFIG = {
     "search": {"num_samples": 5},
     "sampler": {"name": "random"},
     "space": {
-        "model.depth": {"int": [1, 3]},
+        "model.depth": {"int": [1, 2]},
         "model.kernel_size": {"choice": [3, 5], "per_layer": True},
         "model.padding": {"choice": ["same", 0, 1]},  # of two types
         "model.batch_norm": {"choice": [True, False]},
-        "model.dropout": {"float": [0.1, 0.5], "when": {"model.depth": 3}},  # the base's 0 lies outside
+        "model.dropout": {"float": [0.1, 0.5], "when": {"model.depth": 2}},  # the base's 0 lies outside
         "optimizer.name": {"choice": ["sgd", "adamw"]},
-        "optimizer.learning_rate": {"float": [0.001, 0.1], "log": True},
         "optimizer.momentum": {"float": [0.5, 0.95], "when": {"optimizer.name": "sgd"}},
     },
 }
@@ -131,39 +114,26 @@ SHALLOW = {
     "model.padding": 1,
     "model.batch_norm": False,
     "optimizer.name": "adamw",
-    "optimizer.learning_rate": 0.02,
 }
 DEEP = {
-    "model.depth": 3,
+    "model.depth": 2,
     "model.kernel_size.0": 3,
     "model.kernel_size.1": 5,
-    "model.kernel_size.2": 3,
     "model.padding": "same",
     "model.batch_norm": True,
     "model.dropout": 0.25,
     "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.05,
     "optimizer.momentum": 0.75,
 }
-SHALLOW_ROW = {
-    **SHALLOW,
-    "model.kernel_size.1": 3,
-    "model.kernel_size.2": 3,
-    "model.padding": "1",
-    "model.dropout": 0.0,
-    "optimizer.momentum": 0.9,
-}
+NOT_USED = {"model.kernel_size.1": 3, "model.dropout": 0.0, "optimizer.momentum": 0.9}  # by the shallow one
 
 
 class Driver:
     """Does to a searcher and its Progress what Ray does, with trials that train nothing."""
 
     def __init__(self, run: Path, config: SearchConfig, prefix: str = "a") -> None:
-        with locked(run):
-            study = open_study(run, config)
-        self.searcher = StudySearcher(study, config, num_classes=10)
+        self.searcher = make_searcher(run, config)
         self.trial_ids = (f"{prefix}{index}" for index in itertools.count())
-        self.searcher.slots = 100
         self.searcher.pending = list(unfinished_trials(self.searcher, RunStorage(run)))
         self.progress = Progress(self.searcher, run, Console(quiet=True))
 
@@ -186,9 +156,6 @@ class Driver:
         self.searcher.on_trial_complete(trial.trial_id, result)
         self.progress.on_trial_complete(0, [], trial)
 
-    def fail(self, trial: Any) -> None:
-        self.progress.on_trial_error(0, [], trial)
-
 
 def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search_runs(tmp_path: Path) -> None:
     config = parse_config(CONFIG, {})
@@ -196,16 +163,15 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
     defaults, pruned, failed, running = driver.start(), driver.start(SHALLOW), driver.start(SHALLOW), driver.start(DEEP)
     names = [trial_directory(trial.config["number"], trial.trial_id) for trial in (defaults, pruned, failed, running)]
     with serving("tensorboard", "--logdir", str(tmp_path), "--reload_interval", "1") as url:
-        wait_for(lambda: hparams_rows(url), lambda rows: len(rows) == 4)
-        first = {row["name"]: row for row in hparams_rows(url)}
-        assert first.keys() == set(names)  # before anything is reported
-        assert all(metrics_of(row) == {} for row in first.values())
+        first = wait_for(lambda: hparams_rows(url), lambda rows: len(rows) == 4)
+        assert {row["name"] for row in first} == set(names)  # before anything is reported
+        assert all(metrics_of(row) == {} for row in first)
 
         for epoch, value in ((1, 0.25), (2, 0.75)):
             driver.report(defaults, epoch, value)
         driver.end(defaults, driver.report(defaults, 3, 0.625))
         driver.end(pruned, driver.report(pruned, 1, 0.125))
-        driver.fail(failed)
+        driver.progress.on_trial_error(0, [], failed)
         driver.progress.on_trial_start(0, [], running)  # once more, after its worker died
         driver.report(running, 1, 0.5)
         ended = {"STATUS_SUCCESS", "STATUS_FAILURE"}
@@ -217,19 +183,13 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
             ),
         )
         table = {row["name"]: row for row in rows}
-        assert [metrics_of(table[name]) for name in names] == [
-            {"accuracy/val": (3, 0.625)},
-            {"accuracy/val": (1, 0.125)},
-            {},
-            {"accuracy/val": (1, 0.5)},
+        assert [(table[name]["sessions"][0].get("status", UNKNOWN), metrics_of(table[name])) for name in names] == [
+            ("STATUS_SUCCESS", {"accuracy/val": (3, 0.625)}),
+            ("STATUS_SUCCESS", {"accuracy/val": (1, 0.125)}),
+            ("STATUS_FAILURE", {}),
+            (UNKNOWN, {"accuracy/val": (1, 0.5)}),
         ]
-        assert [table[name]["sessions"][0].get("status", "STATUS_UNKNOWN") for name in names] == [
-            "STATUS_SUCCESS",
-            "STATUS_SUCCESS",
-            "STATUS_FAILURE",
-            "STATUS_UNKNOWN",
-        ]
-        assert table[names[1]]["hparams"] == table[names[2]]["hparams"] == SHALLOW_ROW
+        assert table[names[1]]["hparams"] == table[names[2]]["hparams"] == {**SHALLOW, **NOT_USED, "model.padding": "1"}
         assert table[names[3]]["hparams"] == DEEP
         in_order = [row["hparams"]["model.padding"] for row in hparams_rows(url, sort_by="model.padding")]
         assert in_order == ["1", "1", "same", "same"]
@@ -238,7 +198,7 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
         columns = {column["name"]: column for column in experiment["hparamInfos"]}
         assert columns.keys() == DEEP.keys() and all(column["differs"] for column in columns.values())
         assert columns["model.dropout"]["domainInterval"] == {"minValue": 0.0, "maxValue": 0.5}
-        assert columns["model.depth"]["domainInterval"] == {"minValue": 1.0, "maxValue": 3.0}
+        assert columns["model.depth"]["domainInterval"] == {"minValue": 1.0, "maxValue": 2.0}
         assert columns["model.padding"]["domainDiscrete"] == ["same", "0", "1"]
         assert columns["model.batch_norm"]["domainDiscrete"] == [True, False]
         assert columns["model.batch_norm"]["type"] == "DATA_TYPE_BOOL"
@@ -253,42 +213,6 @@ def test_tensorboard_lists_every_trial_with_all_hyperparameters_while_the_search
         resumed.progress.__exit__()
     files = [[path.is_file() for path in directory.iterdir()] for directory in tmp_path.glob("trial_*")]
     assert files == [[True]] * 5  # an event file each, and no directory in it
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of a quick search that has ended."""
-    place = tmp_path_factory.mktemp("search")
-    command = [sys.executable, str(PROJECT / "run_search.py"), "--config", str(PROJECT / "configs" / "quick.yaml")]
-    done = subprocess.run([*command, "--name", "run"], cwd=place, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return place / "runs" / "run"
-
-
-def journal_of(run: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(run / "study.journal")))
-
-
-def trials_of(run: Path) -> list[FrozenTrial]:
-    return optuna.load_study(study_name=None, storage=journal_of(run)).trials
-
-
-@pytest.mark.slow
-def test_tensorboard_and_the_journal_agree_on_a_real_search(finished: Path) -> None:
-    trained = [trial for trial in trials_of(finished) if trial.intermediate_values]
-    with serving("tensorboard", "--logdir", str(finished)) as url:
-        rows = wait_for(lambda: hparams_rows(url), lambda rows: len(rows) == len(trained))
-        columns = [column["name"] for column in hparams_columns(url)["hparamInfos"]]
-    assert len(rows) == len(trained) == 6
-    layers = [f"model.kernel_size.{layer}" for layer in range(3)]
-    others = ["model.depth", "optimizer.name", "optimizer.learning_rate", "optimizer.momentum"]
-    assert set(columns) == {*layers, *others}
-    for row, trial in zip(rows, trained, strict=True):  # sorted by name
-        assert row["name"].startswith(f"trial_{trial.number:04d}_")
-        assert set(row["hparams"]) == set(columns) and row["hparams"].items() >= trial.params.items()
-        assert row["sessions"][0]["status"] == "STATUS_SUCCESS"
-        (step, value) = metrics_of(row)["accuracy/val"]
-        assert step == max(trial.intermediate_values) and value == pytest.approx(trial.value)
 
 
 def test_the_evaluation_in_tensorboard_replaces_an_earlier_one(tmp_path: Path) -> None:
@@ -326,23 +250,6 @@ def check_dashboard(shown: Mapping[str, Any], trials: list[FrozenTrial]) -> None
         assert steps == trial.intermediate_values
 
 
-@pytest.mark.slow
-def test_optuna_dashboard_shows_a_finished_search_and_writes_nothing(finished: Path) -> None:
-    trials, journal = trials_of(finished), finished / "study.journal"
-    before, files = journal.read_bytes(), sorted(finished.iterdir())
-    with serving("optuna-dashboard", str(journal)) as url:
-        (study,) = wait_for(lambda: request(f"{url}/api/studies"), bool)["study_summaries"]
-        assert (study["study_name"], study["directions"]) == ("run", ["maximize"])
-        detail = f"{url}/api/studies/{study['study_id']}"
-        shown = request(detail)
-        importances = request(f"{detail}/param_importances")["param_importances"]
-    check_dashboard(shown, trials)
-    best = max((t for t in trials if t.state == TrialState.COMPLETE), key=lambda trial: trial.value or 0.0)
-    assert [trial["values"] for trial in shown["best_trials"]] == [[best.value]]
-    assert all(0 <= each["importance"] <= 1 for each in importances[0])
-    assert journal.read_bytes() == before and sorted(finished.iterdir()) == files
-
-
 def test_optuna_dashboard_follows_a_search_that_runs(tmp_path: Path) -> None:
     with locked(tmp_path):
         study = open_study(tmp_path, None)
@@ -376,3 +283,33 @@ def test_optuna_dashboard_follows_a_search_that_runs(tmp_path: Path) -> None:
         time.sleep(2.1)  # the dashboard keeps an answer for two seconds
         assert len(request(detail)["trials"]) == 5
     assert journal.read_bytes() == before + b'{"op_code":'
+
+
+# Both
+
+
+@pytest.mark.slow
+def test_what_they_show_of_a_real_search_is_what_its_journal_holds(tmp_path: Path) -> None:
+    """And they leave its files as they are."""
+    run(*QUICK, cwd=tmp_path)
+    directory, journal = tmp_path / "runs" / "run", tmp_path / "runs" / "run" / "study.journal"
+    trials, before, files = trials_of(directory), journal.read_bytes(), sorted(directory.rglob("*"))
+    with serving("tensorboard", "--logdir", str(directory)) as url:
+        rows = wait_for(lambda: hparams_rows(url), lambda rows: len(rows) == 6)
+        columns = {column["name"] for column in hparams_columns(url)["hparamInfos"]}
+    trained = [trial for trial in trials if trial.intermediate_values]
+    assert columns == load_config(QUICK[1]).search_space.distributions().keys()
+    for row, trial in zip(rows, trained, strict=True):  # sorted by name
+        assert row["name"].startswith(f"trial_{trial.number:04d}_")
+        assert set(row["hparams"]) == columns and row["hparams"].items() >= trial.params.items()
+        assert row["sessions"][0]["status"] == "STATUS_SUCCESS"
+        step, value = metrics_of(row)["accuracy/val"]
+        assert step == max(trial.intermediate_values) and value == pytest.approx(trial.value)
+    with serving("optuna-dashboard", str(journal)) as url:
+        (study,) = wait_for(lambda: request(f"{url}/api/studies"), bool)["study_summaries"]
+        assert (study["study_name"], study["directions"]) == ("run", ["maximize"])
+        shown = request(f"{url}/api/studies/{study['study_id']}")
+    check_dashboard(shown, trials)
+    best = max(trial.value for trial in trials if trial.state == TrialState.COMPLETE)
+    assert [trial["values"] for trial in shown["best_trials"]] == [[best]]
+    assert journal.read_bytes() == before and sorted(directory.rglob("*")) == files

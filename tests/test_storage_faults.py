@@ -1,6 +1,7 @@
 """Storage that fills up, goes away or is in use by another search, each really caused: nothing there is lost."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pyarrow.fs
 import pytest
 from bucket import Bucket, bucket
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from searches import QUICK, RUN_SEARCH, check_record, metas, run, start, trials_of, wait_for_epochs
+from searches import QUICK, check_record, metas, run, start, trials_of, wait_for_epochs
 
 from search.config import parse_config
 from search.record.journal import check_journal, open_study, written_together
 from search.record.run_directory import JOURNAL, SearchError, locked
-from search.record.run_storage import RECORD, Keeper, RunStorage
-from search.record.storage import Mirror, StorageError, patiently
+from search.record.run_storage import RECORD, RunStorage
+from search.record.storage import Mirror, StorageError
 
 LONG = [*QUICK, "--set", "data.image_size=36", "--set", "search.max_multiply_adds=null", "--num-samples", "6"]
 CONFIG = parse_config({"space": {"model.depth": {"int": [1, 4]}}}, {})
@@ -42,56 +44,48 @@ def credentials(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
 # What the parts do
 
 
-def test_waiting_ends_with_the_answer_or_with_the_time() -> None:
-    answers = iter([OSError("gone"), OSError("gone"), "there"])
+def test_a_journal_that_could_not_be_written_is_waited_for_and_nothing_is_there_twice_or_by_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory is gone for a while, for an entry and for a whole proposal; then a write fails after its bytes."""
+    run, away = tmp_path / "run", tmp_path / "away"
+    run.mkdir()
     notices: list[str] = []
+    fsync = os.fsync
 
-    def ask() -> str:
-        answer = next(answers)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
+    def go_away() -> None:
+        run.rename(away)
+        threading.Timer(1.0, away.rename, [run]).start()
 
-    assert patiently(ask, 60.0, notices.append) == "there"
-    assert len(notices) == 2 and "gone" in notices[0] and "again" in notices[1]
-
-    def full() -> None:
+    def fail_once(file: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(StorageError, match="No space left on device"):
-        patiently(full, 0.0, notices.append)
-
-
-def test_a_journal_that_could_not_be_written_goes_on_without_half_a_line(tmp_path: Path) -> None:
-    """The directory is gone for a while, and a write that failed has left half of its bytes."""
-    (tmp_path / "run").mkdir()
-    notices: list[str] = []
-    with locked(tmp_path / "run"):
-        study = open_study(tmp_path / "run", CONFIG, patience=60.0, notice=notices.append)
-        trial = study.ask()
-        CONFIG.search_space.suggest(trial)
-        (tmp_path / "run").rename(tmp_path / "away")
-
-        def come_back() -> None:
-            (tmp_path / "away").rename(tmp_path / "run")
-
-        threading.Timer(1.0, come_back).start()
+    with locked(run):
+        study = open_study(run, CONFIG, patience=60.0, notice=notices.append)
+        with written_together(study):
+            trial = study.ask()
+            CONFIG.search_space.suggest(trial)
+            go_away()
+        assert len(notices) == 2 and "does not answer" in notices[0] and "answers again" in notices[1]
+        go_away()
         trial.report(0.5, 1)
-        assert len(notices) == 2 and "does not answer" in notices[0]
+        assert len(notices) == 4
+        monkeypatch.setattr(os, "fsync", fail_once)
         study.tell(trial, 0.5)
-    reopened = optuna.load_study(study_name=None, storage=study._storage)
-    assert reopened.trials[0].intermediate_values == {1: 0.5} and reopened.trials[0].value == 0.5
+        assert len(notices) == 6 and "No space left" in notices[4]
+    lines = (run / JOURNAL).read_text().splitlines()
+    assert len(lines) == len(set(lines)) and all(json.loads(line) for line in lines)
+    assert trials_of(run) == study.trials
+    assert study.trials[0].intermediate_values == {1: 0.5} and study.trials[0].value == 0.5
 
 
 def test_what_is_written_together_is_read_as_if_it_had_been_written_one_by_one(tmp_path: Path) -> None:
     """Entries of others before, between and after included; they wait for their turn."""
 
-    def other_study() -> optuna.Study:
-        return optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL))))
-
     with locked(tmp_path):
         study = open_study(tmp_path, CONFIG)
-        other = other_study()
+        other = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL))))
         for value in (0.1, 0.2, 0.3):
             foreign = other.ask()
             others_entry = threading.Thread(target=foreign.set_user_attr, args=("by", "another"))
@@ -110,25 +104,10 @@ def test_what_is_written_together_is_read_as_if_it_had_been_written_one_by_one(t
         with pytest.raises(ValueError, match="interrupted"), written_together(study):
             study.ask().report(0.4, 1)
             raise ValueError("interrupted")
-    assert study.trials == other.trials == other_study().trials
+    assert study.trials == other.trials == trials_of(tmp_path)
     assert [trial.value for trial in study.trials if trial.user_attrs.get("shape")] == [0.1, 0.2, 0.3]
     assert sum(trial.user_attrs.get("by") == "another" for trial in study.trials) == 3
     assert study.trials[-1].intermediate_values == {1: 0.4}
-
-
-def test_a_proposal_waits_for_its_journal_and_is_written_once(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    notices: list[str] = []
-    with locked(tmp_path / "run"):
-        study = open_study(tmp_path / "run", CONFIG, patience=60.0, notice=notices.append)
-        with written_together(study):
-            study.ask().report(0.5, 1)
-            (tmp_path / "run").rename(tmp_path / "away")
-            threading.Timer(1.0, (tmp_path / "away").rename, [tmp_path / "run"]).start()
-        assert len(notices) == 2 and "does not answer" in notices[0]
-    storage = JournalStorage(JournalFileBackend(str(tmp_path / "run" / JOURNAL)))
-    assert optuna.load_study(study_name=None, storage=storage).trials == study.trials
-    assert study.trials[0].intermediate_values == {1: 0.5}
 
 
 def test_an_empty_journal_in_a_bucket_is_refused_where_trials_have_directories(s3: Bucket, credentials: None) -> None:
@@ -176,60 +155,35 @@ def test_a_bucket_holds_what_the_working_copy_holds_and_one_search_at_a_time(
     assert not any((nothing.path / name).exists() for name in RECORD)
 
 
-@pytest.mark.slow
-def test_a_keeper_waits_for_a_bucket_and_gives_up_where_it_stays_away(s3: Bucket, credentials: None) -> None:
-    storage, notices = RunStorage(s3.url("keeper/run")), list[str]()
-    (storage.path / JOURNAL).write_text("1\n")
-    Keeper(storage, 0.0, notices.append).save()
-    (storage.path / JOURNAL).write_text("1\n2\n")
-    s3.door.shut()
-    try:
-        impatient = Keeper(storage, 0.0, notices.append)
-        with pytest.raises(StorageError):
-            impatient.save()
-        assert impatient.lost is not None and "does not answer" in impatient.lost
-        threading.Timer(15.0, s3.door.open).start()
-        notices.clear()
-        Keeper(storage, 120.0, notices.append).save()
-        assert len(notices) == 2 and "answers again" in notices[1]
-    finally:
-        s3.door.open()
-    assert storage.mirror is not None
-    assert storage.mirror.system.get_file_info(f"{storage.mirror.root}/{JOURNAL}").size == 4
-
-
 # Whole searches
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_search_in_a_bucket_survives_its_driver_a_while_without_the_bucket_and_its_loss(
-    s3: Bucket, tmp_path: Path
+    s3: Bucket, credentials: None, tmp_path: Path
 ) -> None:
     """SIGKILL, then a bucket that is away for a while, and then for longer than is waited for: each costs nothing."""
-    new = [*RUN_SEARCH, *LONG, "--set", "resources.storage_timeout=25", "--storage-path", s3.url("runs")]
-    resume = [*RUN_SEARCH, "--resume", s3.url("runs/run")]
+    new = [*LONG, "--set", "resources.storage_timeout=25", "--storage-path", s3.url("runs")]
+    resume = ["--resume", s3.url("runs/run")]
     copy, saved = tmp_path / "copy", dict[int, list[Any]]()
 
-    def lines_of(command: list[str], code: int) -> Iterator[str]:
+    def lines_of(arguments: list[str], code: int) -> Iterator[str]:
         """Of its output, as they come. It ends with `code`, or is killed where no more of them are asked for."""
-        with subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, **s3.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as driver:
+        with start(*arguments, cwd=tmp_path) as driver:
             try:
                 yield from driver.stdout or ()
                 assert driver.wait() == code
             finally:
                 driver.kill()
 
-    def keep_what_is_saved() -> None:
+    def fetch() -> None:
         shutil.rmtree(copy, ignore_errors=True)
-        fetch(s3, "runs/run", copy)
+        system, root = pyarrow.fs.FileSystem.from_uri(s3.url("runs/run"))
+        pyarrow.fs.copy_files(root, str(copy), source_filesystem=system)
+
+    def keep_what_is_saved() -> None:
+        fetch()
         for trial in trials_of(copy):
             saved[trial.number] = max(saved.get(trial.number, []), *(m["results"] for m in metas(copy, trial.number)),
                                       [], key=len)  # fmt: skip
@@ -260,31 +214,12 @@ def test_a_search_in_a_bucket_survives_its_driver_a_while_without_the_bucket_and
 
     text = "".join(lines_of(resume, 0))
     assert "Traceback" not in text and "Best: trial" in text
-    fetch(s3, "runs/run", copy)
+    fetch()
     check_record(copy, num_samples=6, epochs=3)
     assert any(saved.values())
     for number, results in saved.items():
         assert metas(copy, number)[-1]["results"][: len(results)] == results
     assert "exists already" in "".join(lines_of(new, 2))
-
-
-def fetch(s3: Bucket, path: str, target: Path) -> None:
-    """A whole run directory out of the bucket, by the S3 client of others."""
-    import boto3
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{s3.door.port}",
-        region_name="us-east-1",
-        aws_access_key_id=s3.environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=s3.environment["AWS_SECRET_ACCESS_KEY"],
-    )
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket="searches", Prefix=f"{path}/"):
-        for entry in page.get("Contents", []):
-            if not entry["Key"].endswith("/"):
-                file = target / entry["Key"].removeprefix(f"{path}/")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                client.download_file("searches", entry["Key"], str(file))
 
 
 @contextlib.contextmanager

@@ -7,15 +7,14 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from local_cluster import free_port
+from searches import wait_until
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "searches"
-START = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
 
 
 @dataclass
@@ -78,6 +77,12 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
             each.shutdown(socket.SHUT_RDWR)
 
 
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def bucket() -> Iterator[Bucket]:
     """An empty bucket, in a server of its own."""
@@ -85,7 +90,7 @@ def bucket() -> Iterator[Bucket]:
 
     port = free_port()
     server = subprocess.Popen(
-        [sys.executable, "-c", START.format(port=port)],
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         env={**os.environ, **CREDENTIALS},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -93,22 +98,9 @@ def bucket() -> Iterator[Bucket]:
     door = Door(port)
     threading.Thread(target=door.serve_forever, daemon=True).start()
     try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < end, "the S3 server does not start"
-                time.sleep(0.1)
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
-        client.create_bucket(Bucket=BUCKET)
+        wait_until(lambda: answers(port), "the S3 server", seconds=60)
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys).create_bucket(Bucket=BUCKET)
         yield Bucket(door)
     finally:
         door.shutdown()

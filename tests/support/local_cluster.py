@@ -11,12 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from searches import PROGRAMS, environment, wait_until
+
+COUNT_NODES = [sys.executable, str(PROGRAMS / "count_nodes.py")]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
@@ -58,36 +60,22 @@ class LocalCluster:
         flags = [*flags, *agent, f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", "--block"]
         command = [*prefix, *RAY, "start", *flags]
         log = (self.directory / f"node{len(self.nodes)}.log").open("wb")
-        environment = {**os.environ, **self.environment}
-        node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        joined = {**os.environ, **self.environment}
+        node = subprocess.Popen(command, env=joined, stdout=log, stderr=log, start_new_session=True)
         self.nodes.append(node)
         return node
 
     def _wait_for(self, count: int) -> None:
         """Until the cluster counts so many living nodes."""
-        count_nodes = f"""if True:
-            import ray, logging
-            ray.init(address={self.address!r}, logging_level=logging.CRITICAL, log_to_driver=False)
-            print("nodes:", sum(node["Alive"] for node in ray.nodes()))"""
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-c", count_nodes],
-                    env={**os.environ, **self.environment},
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                )
-            except subprocess.TimeoutExpired:
-                continue
-            if f"nodes: {count}" in done.stdout:
-                return
-            if any(node.poll() is not None for node in self.nodes[-1:]):
-                break
-            time.sleep(0.5)
-        logs = "\n".join(file.read_text(errors="replace")[-2000:] for file in sorted(self.directory.glob("node*.log")))
-        raise AssertionError(f"there are no {count} Ray nodes: {logs}")
+
+        def are_there() -> bool:
+            logs = sorted(self.directory.glob("node*.log"))
+            assert self.nodes[-1].poll() is None, "\n".join(log.read_text(errors="replace")[-2000:] for log in logs)
+            command = [*COUNT_NODES, self.address]
+            done = subprocess.run(command, env=environment(**self.environment), stdout=subprocess.PIPE, timeout=120)
+            return f"nodes: {count}".encode() in done.stdout
+
+        wait_until(are_there, f"{count} Ray nodes", seconds=120)
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node and all its processes at once, as a power cut does."""
@@ -112,10 +100,8 @@ def local_cluster(directory: Path, guarded: bool = True) -> Iterator[LocalCluste
     """A cluster without nodes yet, with token authentication and an empty HOME, or open."""
     home = directory / "home"
     home.mkdir(parents=True)
-    environment = {"HOME": str(home), "RAY_AUTH_MODE": "disabled"}
-    if guarded:
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    cluster = LocalCluster(directory, environment)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    cluster = LocalCluster(directory, {"HOME": str(home), **(token if guarded else {"RAY_AUTH_MODE": "disabled"})})
     try:
         yield cluster
     finally:

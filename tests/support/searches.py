@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,28 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 PROJECT = Path(__file__).parents[2]
+PROGRAMS = PROJECT / "tests" / "programs"
 RUN_SEARCH = [sys.executable, str(PROJECT / "run_search.py")]
 QUICK = ["--config", str(PROJECT / "configs" / "quick.yaml"), "--name", "run"]
 
 
-def run(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*RUN_SEARCH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=280)
+def environment(**more: str) -> dict[str, str]:
+    """That of these tests, with which programs elsewhere find this project."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT), **more}
+
+
+def faulty_search(harm: str, place: Path) -> list[str]:
+    """The command of a search whose trials are harmed."""
+    return [sys.executable, str(PROGRAMS / "faulty_search.py"), harm, str(place)]
+
+
+def run(
+    *arguments: str, cwd: Path, check: int | None = 0, command: Sequence[str] = RUN_SEARCH, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """A search that ends; `more` goes to its environment."""
+    done = subprocess.run(
+        [*command, *arguments], cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=400
+    )
     assert check is None or done.returncode == check, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done
@@ -61,16 +79,26 @@ def check_record(directory: Path, num_samples: int, epochs: int) -> None:
         assert curve == [trial.intermediate_values[step] for step in steps]
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, command: Sequence[str] = RUN_SEARCH, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*RUN_SEARCH, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *arguments],
+        cwd=cwd,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
-def wait_for_epochs(directory: Path, count: int, timeout_seconds: float = 120) -> None:
-    end = time.monotonic() + timeout_seconds
-    while time.monotonic() < end:
-        if len(list(directory.glob("trial_*/checkpoint_*/meta.json"))) >= count:
-            return
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+    """What the condition gives once it is met."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
         time.sleep(0.05)
-    raise AssertionError(f"no {count} checkpoints in {timeout_seconds} s")
+    return value
+
+
+def wait_for_epochs(directory: Path, count: int) -> None:
+    files = "trial_*/checkpoint_*/meta.json"
+    wait_until(lambda: len(list(directory.glob(files))) >= count, f"{count} checkpoints", seconds=120)
