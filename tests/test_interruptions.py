@@ -179,8 +179,11 @@ def test_afterwards_signals_are_handled_as_before() -> None:
 # The command, before Ray starts
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.5])  # the imports take several
-@pytest.mark.parametrize("signals", [[INT], [TERM], [HUP], [INT, INT]])
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("signals", "seconds"),
+    [([INT], 0.0), ([TERM], 1.5), ([HUP], 3.0), ([INT, INT], 1.0)],  # the imports take several
+)
 def test_a_signal_during_the_imports_ends_the_command_and_nothing_is_written(
     signals: list[signal.Signals], seconds: float, tmp_path: Path
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_signal_during_the_imports_ends_the_command_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ray
 def test_signals_that_are_ignored_from_outside_stay_ignored(tmp_path: Path) -> None:
     """As `nohup` does with SIGHUP, and a shell script with SIGINT for commands in the background."""
 
