@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from expected_cost import expected_and_found, read_dry_run
+from expected_cost import expected_and_found
 from optuna.trial import TrialState
 from searches import PROJECT, QUICK, check_record, counted, metas, run, trials_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -191,8 +191,6 @@ def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path:
     [
         (["--set", "model.depht=3"], "model.depht: unknown key; did you mean model.depth?"),
         (["--set", "model.depth"], "--set: must be PATH=VALUE"),
-        (["--set", "model.depth=["], "not a YAML value"),
-        (["--num-samples", "many"], "invalid int value: 'many'"),
         (["--name", "../escape"], "--name: must be letters"),
         (["--dataset", "folder:nowhere"], "nowhere"),
         (["--config", "missing.yaml"], "missing.yaml"),
@@ -201,7 +199,6 @@ def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path:
         (["--dataset", "cifar10", "--data-dir", "empty"], "put the archive at"),
         (["--data-dir", "~nosuchuser/x"], "is not a usable path"),
         (["--runs-dir", "x" * 300], "--runs-dir: "),
-        (["--resume", "x" * 300], "--resume: "),
         (["--set", "model.depth=" + "[" * 5000], "not a YAML value"),
         (["--set", 'data.data_dir="a\\0b"'], "is not a usable path"),
         (["--warm-start", "nowhere"], "nowhere holds no search: there is no search.yaml in it"),
@@ -209,7 +206,6 @@ def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path:
         (["--warm-start"], "expected at least one argument"),
         (["--set", "search.warm_start=3"], "search.warm_start: should be a valid tuple, got 3"),
         (["--top", "2"], "--top: goes with --confirm RUN only, got 2 without it. Add --confirm RUN."),
-        (["--trials", "2"], "--trials: goes with --audit RUN only"),
         (["--confirm", "nowhere"], "holds no search"),
         (["--sampler", "grid"], "sampler.name: should be 'gp', 'tpe'"),
     ],
@@ -281,12 +277,6 @@ def test_a_dry_run_comes_within_a_factor_of_two_of_the_search(tmp_path: Path) ->
     flags = ["--dataset", "digits", "--num-samples", "15", *small, *one_at_a_time]
     for what, (expected, found) in expected_and_found(flags, tmp_path).items():
         assert what == "seconds" or found / 2 < expected < found * 2, (what, expected, found)
-
-
-def test_a_dry_runs_table_is_read() -> None:
-    lines = {"epochs": "about 115 for 30 trials: 76 if", "total time": "about 1 h 30 min: 35 s to 2 h 0 min"}
-    table = "\n".join(f"│ {name} │ {line} │" for name, line in {**lines, "disk": "about 82.0 MB"}.items())
-    assert read_dry_run(table) == {"epochs": 115.0, "seconds": 5400.0, "bytes": 82e6}
 
 
 def test_every_error_of_a_command_line_is_named_and_no_name_is_taken(

@@ -1,6 +1,7 @@
 """The winner and the defaults, evaluated again: against recorded numbers, scikit-learn and hand-made cases."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from analysis import load_search
 from analysis.evaluating import test_split as predictions_module
 from analysis.evaluating.evaluation import evaluate_search
 from analysis.evaluating.metrics import classification_metrics
+from analysis.figures import training_batch
 from training import load_model, load_test
 from training.errors import DataError
 
@@ -58,13 +60,19 @@ def test_a_new_winner_opens_it_again_and_is_counted(search_run, trained, opening
     assert len(openings) == 2 == len(evaluation.openings)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive"])
-def test_damaged_predictions_are_made_again(search_run, openings, content):
+def without_mistakes(path: Path) -> None:
+    with np.load(path) as arrays:
+        older = {name: arrays[name] for name in ("logits", "labels", "sample_indices", "sample_images")}
+    np.savez_compressed(path, **older)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"PK\x03\x04 torn"), without_mistakes])
+def test_damaged_and_older_predictions_are_made_again(search_run, openings, damage):
     first = evaluate_search(load_search(search_run.path), device="cpu")
     for kept in (search_run.path / "report").glob("predictions-*.npz"):
-        kept.write_bytes(content)
+        damage(kept)
     again = evaluate_search(load_search(search_run.path), device="cpu")
-    assert again.metrics()["winner"] == first.metrics()["winner"]
+    assert again.metrics()["winner"] == first.metrics()["winner"] and len(again.winner.predictions.mistake_images)
     assert len(openings) == 2 == len(again.openings)
 
 
@@ -81,6 +89,13 @@ def test_another_val_accuracy_than_the_recorded_one_is_noticed(search_run):
     assert evaluate_search(load_search(search_run.path), device="cpu").winner.reproduced is False
 
 
+def test_other_classes_than_the_data_have_are_a_problem(search_run):
+    for place in search_run.path.glob("trial_*/checkpoint_*"):
+        search_run.edit_meta(place, lambda meta: meta.update(class_names=[*"abcdefghij"]))
+    evaluation = evaluate_search(load_search(search_run.path), device="cpu")
+    assert evaluation.winner.predictions is None and "other classes" in " ".join(evaluation.problems)
+
+
 def test_without_images_there_is_a_problem_that_names_data_dir(search_run, monkeypatch):
     def missing(*_):
         raise DataError("the images are gone.")
@@ -91,7 +106,7 @@ def test_without_images_there_is_a_problem_that_names_data_dir(search_run, monke
     assert evaluation.winner.predictions is None and evaluation.winner.reproduced is None
     assert "test_accuracy" not in evaluation.winner.metrics()
     assert all("--data-dir" in problem for problem in evaluation.problems) and len(evaluation.problems) == 2
-    assert evaluation.openings == []
+    assert evaluation.openings == [] and training_batch.picture(evaluation) is None
 
 
 def test_metrics_of_a_case_worked_out_by_hand():

@@ -15,11 +15,11 @@ from analysis.evaluating import export
 from analysis.evaluating.export import export_model
 from analysis.evaluating.predict import load_best
 
+TORCH_ALONE = Path(__file__).parents[2] / "programs" / "exported_answers.py"
 pytestmark = pytest.mark.usefixtures("shut_test_split")
 # One line for each way in which exporting might go wrong: layouts, heads and layers that differ in what they record.
+# Layouts, heads and layers that differ in what they record when they are exported.
 ARCHITECTURES = {
-    "defaults": {"width": 8},
-    "one layer": {"depth": 1, "width": 4, "pooling": "none", "head": "flatten"},
     "deep, mixed": {"depth": 5, "width": 4, "pooling": ["max", "none", "avg", "none", "none"], "activation": "silu"},
     "no batch norm": {"depth": 2, "width": 4, "batch_norm": False, "pooling": "avg", "head": "flatten", "dropout": 0.5},
     "one channel": {
@@ -27,34 +27,10 @@ ARCHITECTURES = {
         **{"pooling": "none", "head": "flatten", "batch_norm": False, "activation": "gelu"},
     },
     "one position": {
-        "depth": 2,
-        "width": 4,
-        "kernel_size": [5, 2],
-        "stride": [5, 1],
-        "padding": "valid",
-        "pooling": "none",
+        **{"depth": 2, "width": 4, "kernel_size": [5, 2], "stride": [5, 1]},
+        **{"padding": "valid", "pooling": "none"},
     },
 }
-TORCH_ALONE = """
-import sys
-for name in ("training", "analysis", "search", "run_search", "convsearch", "torchvision", "ray", "optuna"):
-    sys.modules[name] = None  # importing it is an ImportError
-import torch
-torch.set_num_threads(1)
-answers = {}
-for name, (file, batches) in torch.load(sys.argv[1]).items():
-    program = torch.export.load(file)
-    model = program.module()
-    answers[name] = [model(images).detach() for images in batches]
-    assert not [node for node in program.graph.nodes if node.kwargs.get("device")]  # it may be moved to another
-    for wrong in (batches[0].float(), batches[0][:, :, :-1]):
-        try:
-            program.module()(wrong)
-        except (AssertionError, RuntimeError, ValueError):
-            continue
-        raise SystemExit(f"{name} took {wrong.dtype} {tuple(wrong.shape)}")
-torch.save(answers, sys.argv[2])
-"""
 
 
 def test_exported_files_answer_as_the_networks_with_torch_alone(tmp_path, random_model):
@@ -73,7 +49,7 @@ def test_exported_files_answer_as_the_networks_with_torch_alone(tmp_path, random
         cases[name] = (str(tmp_path / f"{index}.pt2"), batches)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{index}.pt2" for index in range(len(ARCHITECTURES))]
     torch.save(cases, tmp_path / "cases.pt")
-    command = [sys.executable, "-I", "-c", TORCH_ALONE, str(tmp_path / "cases.pt"), str(tmp_path / "answers.pt")]
+    command = [sys.executable, "-I", str(TORCH_ALONE), str(tmp_path / "cases.pt"), str(tmp_path / "answers.pt")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answers = torch.load(tmp_path / "answers.pt")

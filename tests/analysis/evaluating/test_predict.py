@@ -112,14 +112,6 @@ def test_predictions_are_printed_and_hostile_names_stay_text(make_run, trained, 
     assert not (run.path / "report").exists()
 
 
-def test_all_classes_are_shown_where_there_are_few(tmp_path, capsys, monkeypatch, search_run, picture, random_model):
-    best = random_model({"width": 4, "depth": 1})
-    monkeypatch.setattr("analysis.printing.load_best", lambda results, device: best)
-    Image.fromarray(picture((30, 20))).save(tmp_path / "x.png")
-    assert main([str(search_run.path), "--predict", str(tmp_path / "x.png")]) == 0
-    assert capsys.readouterr().out.count("% \n") == 4
-
-
 def test_wrong_files_are_all_named_after_the_good_ones(search_run, tmp_path, monkeypatch, capsys, picture):
     monkeypatch.chdir(tmp_path)
     for name in ("good.png", "also good.jpg"):

@@ -95,16 +95,11 @@ def test_the_incumbent_is_the_best_of_complete_trials_in_the_order_they_ended_an
 
 
 def test_an_epoch_without_a_time_counts_when_its_trial_has_ended_and_never_later_than_that():
-    trials = trials_table(
-        [
-            {"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(4)},
-            {"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(8)},
-            {"state": "RUNNING"},
-        ]
-    )
+    trials = [{"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(end)} for end in (4, 8)]
     epochs = epochs_table({0: [0.4, 0.5], 1: [0.5], 2: [0.5]}, {0: [0, 2, 4.001], 1: [4, 8], 2: [0, 1]})
     epochs.loc[[0, 3], "finished_at"] = pd.NaT  # of trial 0, and of the trial that has no end
-    assert figures.incumbent_data(trials, [], epochs)["epochs_before"].tolist() == [2, 3]
+    data = figures.incumbent_data(trials_table([*trials, {"state": "RUNNING"}]), [], epochs)
+    assert data["epochs_before"].tolist() == [2, 3]
 
 
 def test_of_equal_trials_the_first_has_won_and_it_is_said_how_long_nothing_better_came():
@@ -127,20 +122,20 @@ def test_epochs_that_outlived_the_last_trial_are_no_part_of_the_pause():
     assert figures.incumbent_data(trials, environment, epochs)["minutes"].tolist() == [2, 7]
 
 
-def test_the_incumbent_has_a_panel_for_time_and_one_for_epochs_with_the_level_of_a_complete_trial_0():
+def test_the_incumbent_is_drawn_over_time_and_epochs_with_the_level_of_a_complete_trial_0():
     rows = [{"state": "COMPLETE", "val_accuracy": 0.4, "finished_at": at(1)}]
     rows += [{"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(3)}]
     epochs = epochs_table({0: [0.4], 1: [0.3, 0.5]}, {0: [0, 1], 1: [1, 2, 3]})
-    figure = figures.plot_incumbent(figures.incumbent_data(trials_table(rows), [], epochs))
-    time_axes, epochs_axes = figure.axes
-    for axes, ends in ((time_axes, [1, 3, 3]), (epochs_axes, [1, 3, 3])):
-        lines = {line.get_label(): line for line in axes.lines}
-        assert lines["best so far"].get_xdata().tolist() == ends
-        assert lines["best so far"].get_ydata() == pytest.approx([40, 50, 50])
-        assert lines["trial 0, the defaults"].get_ydata() == pytest.approx([40, 40])
+
+    def lines() -> list[dict[str, list[float]]]:
+        figure = figures.plot_incumbent(figures.incumbent_data(trials_table(rows), [], epochs))
+        return [{line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in figure.axes]
+
+    for panel in lines():
+        assert panel["best so far"] == pytest.approx([40, 50, 50])
+        assert panel["trial 0, the defaults"] == pytest.approx([40, 40])
     rows[0] |= {"state": "PRUNED", "stopped_by": "time_budget"}  # its accuracy is no level of a finished training
-    figure = figures.plot_incumbent(figures.incumbent_data(trials_table(rows), [], epochs))
-    assert "trial 0, the defaults" not in {line.get_label() for line in figure.axes[0].lines}
+    assert all("trial 0, the defaults" not in panel for panel in lines())
 
 
 def test_the_pause_before_a_resume_is_no_search_time_and_that_before_two_in_a_row_counts_once():
@@ -199,11 +194,10 @@ def test_each_rung_says_who_was_stopped_with_how_much():
     assert sentence.endswith("The best trial, 3, was number 2 of 7 after epoch 1 and 1 of 3 after epoch 3.")
 
 
-def test_equal_trials_share_the_better_place():
-    trials = trials_table([{"state": "COMPLETE"}] * 3)
-    judged = figures.judged_data(trials, epochs_table({n: [0.5, 0.5] for n in range(3)}), [1], 3.0)
-    assert (judged["outcome"] == "went on").all()
-    assert "number 1 of 3 after epoch 1." in figures.rungs_sentence(judged, best=2)
+def test_a_running_trial_has_no_verdict_where_it_is():
+    trials = trials_table([{"state": "RUNNING"}] * 2)
+    judged = figures.judged_data(trials, epochs_table({0: [0.2] * 2, 1: [0.5]}), [1], 3.0)
+    assert judged["outcome"].tolist() == ["went on", "no verdict"]
 
 
 def test_a_rung_without_a_number_to_compare_is_passed_over():
@@ -221,9 +215,7 @@ def test_a_search_with_many_rungs_is_told_in_short():
     sentence = figures.rungs_sentence(judged, best=19)
     assert "after epoch 3: 18 trials, 1 stopped" in sentence and "after epoch 4" not in sentence
     assert "At the later rungs, 17 more were stopped." in sentence
-    figure = figures.plot_rungs(judged, best=19)
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels[:2] == ["1\n1\n19", "3\n1\n17"] and len(labels) == 10
+    assert len(figures.plot_rungs(judged, best=19).axes[0].get_xticklabels()) == 10
 
 
 # Slots
@@ -239,21 +231,20 @@ def intervals_data(intervals: list[tuple[int, float, float]]) -> pd.DataFrame:
     return figures.slots_data(trials, typed_table(rows, EPOCH_DTYPES), [])
 
 
-def test_a_trial_stays_in_its_slot_and_the_next_takes_that_of_one_that_has_ended():
-    data = intervals_data([(0, 0, 1), (1, 0, 1.5), (1, 1.55, 3), (0, 1.6, 4), (2, 3.1, 5), (0, 4, 6), (3, 7, 8)])
-    assert data[["number", "slot"]].to_numpy().tolist() == [[0, 0], [1, 1], [1, 1], [0, 0], [2, 1], [0, 0], [3, 0]]
-    assert data["start"].tolist() == pytest.approx([0, 0, 1.55, 1.6, 3.1, 4, 7])
-    assert data["end"].tolist() == pytest.approx([1, 1.5, 3, 4, 5, 6, 8])
-
-
-def test_a_new_trial_does_not_take_the_slot_of_one_that_is_between_epochs():
-    data = intervals_data([(0, 0, 1), (1, 0, 1), (2, 1.1, 2), (0, 1.2, 2)])
-    assert data[["number", "slot"]].to_numpy().tolist() == [[0, 0], [1, 1], [2, 1], [0, 0]]
-
-
-def test_times_that_are_rounded_make_no_slot():
-    assert intervals_data([(0, 0, 1.0001), (0, 1, 2)])["slot"].tolist() == [0, 0]
-    assert intervals_data([(0, 0, 1.01), (0, 1, 2)])["slot"].tolist() == [0, 1]
+@pytest.mark.parametrize(
+    ("intervals", "slots"),
+    [
+        ([(0, 0, 1), (1, 0, 1.5), (1, 1.55, 3), (0, 1.6, 4), (2, 3.1, 5), (0, 4, 6), (3, 7, 8)], [0, 1, 1, 0, 1, 0, 0]),
+        ([(0, 0, 1), (1, 0, 1), (2, 1.1, 2), (0, 1.2, 2)], [0, 1, 1, 0]),  # 0 is between epochs, 1 has ended
+        ([(0, 0, 1.0001), (0, 1, 2)], [0, 0]),  # rounded
+        ([(0, 0, 1.01), (0, 1, 2)], [0, 1]),
+    ],
+)
+def test_a_trial_stays_in_its_slot_and_the_next_takes_that_of_one_that_has_ended(intervals, slots):
+    data = intervals_data(intervals)
+    assert data["number"].tolist() == [number for number, _, _ in intervals] and data["slot"].tolist() == slots
+    assert data["start"].tolist() == pytest.approx([start for _, start, _ in intervals])
+    assert data["end"].tolist() == pytest.approx([end for _, _, end in intervals])
 
 
 @settings(max_examples=30, deadline=None)
@@ -306,24 +297,13 @@ def test_the_start_up_is_that_of_the_start_that_trained():
     assert np.isnan(startup_seconds(epochs_table({}), starts))
 
 
-def test_epochs_become_one_bar_unless_a_gap_can_be_seen():
-    data = intervals_data([(0, 0, 10), (0, 10.01, 20), (0, 30, 40), (1, 40, 50)])
-    figure = figures.plot_slots(data, best=0)
-    bars, outline = figure.axes[0].collections
-    edges = [sorted({x for x, _ in path.vertices}) for path in bars.get_paths()]
-    assert edges == [pytest.approx([0, 20]), pytest.approx([30, 40]), pytest.approx([40, 50])]
-    assert list(bars.get_alpha()) == [1.0, 1.0, 0.6]
-    assert sorted({x for x, _ in outline.get_paths()[0].vertices}) == pytest.approx([0, 40])
-
-
 def test_every_ending_has_its_curves():
     rows = [{"state": "COMPLETE"}, {"state": "FAIL"}, {"state": "RUNNING"}]
     rows += [{"state": "PRUNED", "stopped_by": by} for by in ("asha", "diverged", "time_budget")]
     data = figures.learning_curves_data(trials_table(rows), epochs_table({number: [0.5] for number in range(6)}))
     assert list(data) == [ending for ending in Ending if ending != Ending.INFEASIBLE]
-    panels = figures.plot_learning_curves(data, best=0).axes
-    assert [axes.get_title(loc="left") for axes in panels] == [f"{ENDINGS[ending]}: 1" for ending in data]
-    assert [axes.get_legend() is not None for axes in panels] == [True] + [False] * 5
+    titles = [axes.get_title(loc="left") for axes in figures.plot_learning_curves(data, best=0).axes]
+    assert titles == [f"{ENDINGS[ending]}: 1" for ending in data]
 
 
 # Infeasible and failed
@@ -356,9 +336,6 @@ def test_six_reasons_are_shown_and_the_rest_summed():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [20, 19, 18, 17, 16, 15, 14 + 13 + 12 + 11]
     assert [text.get_text() for text in figure.axes[0].texts][12:] == ["4 other reasons", "50"]
     assert figure.axes[0].get_xlabel() == "infeasible proposals (155 of 310, 50.0 %)"
-
-
-def test_the_share_of_infeasible_proposals_is_said_for_both_halves():
     trials = trials_table([*refused(*["kernel 9 > 3"] * 10, "other"), *[{"state": "COMPLETE"}] * 13]).iloc[::-1]
     sentence = figures.reasons_sentence(figures.reasons_data(trials, {}), trials)
     assert "11 of 24 proposals (45.8 %)" in sentence and "“kernel 9 > 3” (n = 10)" in sentence
@@ -367,12 +344,11 @@ def test_the_share_of_infeasible_proposals_is_said_for_both_halves():
 
 def test_hostile_reasons_are_drawn_and_the_failed_are_counted():
     rows = refused(*HOSTILE)
-    rows += [{"state": "FAIL", "reason": "worker\n1 died"}, {"state": "FAIL", "reason": "worker 1\ndied"}]
-    rows += [{"state": "FAIL", "reason": reason} for reason in HOSTILE]
+    rows += [{"state": "FAIL", "reason": reason} for reason in ("worker\n1 died", "worker 1\ndied", *HOSTILE)]
     pictures = by_name(results_of(trials_table(rows), epochs_table({}), None, 9))
-    svg = to_svg(pictures["infeasible"].figure, "x")
-    assert "script" not in svg and "frac" not in svg
     figure = pictures["infeasible"].figure
+    svg = to_svg(figure, "x")
+    assert "script" not in svg and "frac" not in svg
     assert figure.axes[0].get_window_extent().width > 0.9 * figure.bbox.width  # the long one takes no room
     # " " and None are one, as common as the worker that died, and come after it
     sentence = pictures["learning_curves"].sentence
@@ -386,59 +362,22 @@ def test_pictures_come_in_the_order_of_the_story():
     trials, epochs = rung_search()
     results = results_of(trials, epochs, 3, 9)
     assert list(by_name(results)) == ["incumbent", "rungs", "cores", "learning_curves", "infeasible"]
-    feasible = trials[trials["stopped_by"] != "infeasible"]
-    without = results_of(feasible, epochs, 3, 9, scheduler=NO_ASHA)
-    assert list(by_name(without)) == ["incumbent", "cores", "learning_curves"]
+    feasible = results_of(trials[trials["stopped_by"] != "infeasible"], epochs, 3, 9, scheduler=NO_ASHA)
+    assert [picture.name for picture in figures.search_pictures(feasible)] == ["incumbent", "cores", "learning_curves"]
 
 
 def test_a_search_of_one_trial_is_drawn():
     trials = trials_table([{"state": "COMPLETE", "val_accuracy": 0.5, "finished_at": at(0.9), "epochs": 9}])
-    pictures = by_name(results_of(trials, epochs_table({0: [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5]}), 0, 9))
+    pictures = by_name(results_of(trials, epochs_table({0: [0.1, 0.2, 0.3, 0.4, *[0.5] * 5]}), 0, 9))
     assert "after 54 s and 9 epochs, as number 1 of 1 to end." in pictures["incumbent"].sentence
     assert pictures["rungs"].sentence.count("1 trial, 0 stopped, 1 went on") == 2
     assert "cannot be said yet" in pictures["cores"].sentence
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [{"state": "RUNNING"}],
-        [{"state": "FAIL", "reason": "out of memory", "finished_at": at(index)} for index in range(3)],
-    ],
-)
+@pytest.mark.parametrize("rows", [[], [{"state": "FAIL", "reason": "out of memory", "finished_at": at(1)}] * 3])
 def test_a_search_without_an_epoch_says_so(rows):
     pictures = by_name(results_of(trials_table(rows), epochs_table({}), None, 9))
     assert list(pictures) == ["incumbent", "rungs", "cores", "learning_curves"]
     for picture in pictures.values():
         assert "yet" in picture.figure.texts[0].get_text() and " yet" in picture.sentence
     assert ("for the reason “out of memory” (n = 3)." in pictures["learning_curves"].sentence) == (len(rows) == 3)
-
-
-def test_running_trials_have_no_verdict_where_they_are_and_count_as_busy():
-    trials = trials_table([{"state": "RUNNING", "val_accuracy": 0.4}, {"state": "RUNNING"}, {"state": "RUNNING"}])
-    epochs = epochs_table({0: [0.2, 0.3, 0.4, 0.4], 1: [0.5]}, {0: [0, 1, 2, 3, 4], 1: [0, 3]})
-    judged = figures.judged_data(trials, epochs, [1, 3], 3.0)
-    assert judged["outcome"].tolist() == ["went on", "no verdict", "went on"]
-    pictures = by_name(results_of(trials, epochs, None, 9))
-    assert "No trial is COMPLETE yet" in pictures["incumbent"].sentence
-    assert figures.slots_data(trials, epochs, [])["ending"].unique().tolist() == ["running"]
-
-
-def test_a_thousand_trials_are_drawn_in_seconds_and_into_small_files():
-    generator = np.random.default_rng(0)
-    lengths = generator.choice([1, 3, 9], 1000, p=[0.3, 0.1, 0.6])
-    free, rows, curves, minutes = [0.0] * 8, [], {}, {}
-    for number, length in enumerate(lengths):
-        slot = int(np.argmin(free))
-        ends = free[slot] + 0.01 + np.arange(length + 1) * generator.uniform(0.1, 0.5)
-        free[slot] = ends[-1]
-        values = generator.uniform(0.3, 0.8) + 0.02 * np.arange(length)
-        curves[number], minutes[number] = values.tolist(), ends.tolist()
-        ending = {"state": "COMPLETE"} if length == 9 else {"state": "PRUNED", "stopped_by": "asha"}
-        rows.append({**ending, "val_accuracy": values[-1], "finished_at": at(ends[-1]), "epochs": length})
-    rows += refused(*(f"kernel {n} > 3" for n in range(300)))
-    results = results_of(trials_table(rows), epochs_table(curves, minutes), 5, 9)
-    pictures = figures.search_pictures(results)
-    sizes = {picture.name: len(to_svg(picture.figure, picture.name)) for picture in pictures}
-    assert len(sizes) == 5 and max(sizes.values()) < 400_000, sizes

@@ -227,24 +227,21 @@ def test_it_finds_the_good_region_much_sooner_than_chance() -> None:
     assert late_values("gp") > 0.8 > late_values("random")
 
 
-def test_a_trial_cut_off_while_it_was_drawn_is_completed_without_a_second_proposal() -> None:
-    config = make_config()
+def test_waiting_cut_off_and_given_trials_get_their_own_proposals() -> None:
+    config = make_config(sampler={"startup_trials": 0})
     study = make_study(config)
     for index in range(6):
         run_trial(study, config, 0.2 + index / 20)
-    cut_off = study.ask()
+    first, second = study.ask(), study.ask()
+    assert config.search_space.suggest(first) != config.search_space.suggest(second)
+    cut_off = study.ask()  # it is completed without a second proposal
     stored = cut_off.suggest_int("model.depth", 1, 9)
     resumed = optuna.trial.Trial(study, cut_off._trial_id)
     params = config.search_space.suggest(resumed)
     assert params["model.depth"] == stored and resumed.relative_params == {}
-
-
-@pytest.mark.parametrize("startup_trials", [0, 1])
-def test_the_first_trial_needs_no_other(startup_trials: int) -> None:
-    config = make_config(sampler={"startup_trials": startup_trials})
-    study = make_study(config)
-    for index in range(3):
-        run_trial(study, config, 0.1 * index, epochs=1)
+    study.enqueue_trial({"model.depth": 2, "optimizer.name": "sgd"})  # the rest is drawn at random
+    params = config.search_space.suggest(study.ask())
+    assert (params["model.depth"], params["optimizer.name"]) == (2, "sgd") and "optimizer.momentum" in params
 
 
 def test_nothing_is_proposed_twice() -> None:
@@ -253,25 +250,6 @@ def test_nothing_is_proposed_twice() -> None:
     proposed = [tuple(run_trial(study, config, 0.5).params.items()) for _ in range(10)]
     assert len(set(proposed[5:])) == 5 and not set(proposed[5:]) & set(proposed[:5])
     run_trial(study, config, 0.5)  # where all have been tried, one is tried again
-
-
-def test_two_waiting_workers_get_different_proposals() -> None:
-    config = make_config()
-    study = make_study(config)
-    for index in range(8):
-        run_trial(study, config, 0.2 + index / 20)
-    first, second = study.ask(), study.ask()
-    assert config.search_space.suggest(first) != config.search_space.suggest(second)
-
-
-def test_a_given_configuration_is_completed_at_random() -> None:
-    config = make_config()
-    study = make_study(config)
-    for index in range(6):
-        run_trial(study, config, 0.2 + index / 20)
-    study.enqueue_trial({"model.depth": 2, "optimizer.name": "sgd"})
-    params = config.search_space.suggest(study.ask())
-    assert (params["model.depth"], params["optimizer.name"]) == (2, "sgd") and "optimizer.momentum" in params
 
 
 def test_where_nothing_is_feasible_the_search_is_told() -> None:

@@ -227,28 +227,21 @@ def test_one_value_for_all_layers_and_a_list_that_says_the_same_are_one(tmp_path
     assert "  1 trial: model.width outside {int: [8, 128]}" in lines
 
 
-@pytest.mark.parametrize(
-    ("overrides", "why"),
-    [
-        ({"train.epochs": 3}, "train.epochs is 9 there and 3 here"),
-        ({"search.seed": 1}, "search.seed is 0 there and 1 here"),
-        ({"data.dataset": "digits"}, "data.dataset is 'cifar10' there and 'digits' here"),
-        ({"data.image_size": 64}, "data.image_size is 32 there and 64 here"),
-        ({"data.val_fraction": 0.5}, "data.val_fraction is 0.25 there and 0.5 here"),
-    ],
-)
-def test_other_epochs_or_data_inform_nobody_and_still_come_first(
-    overrides: dict[str, Any], why: str, tmp_path: Path
-) -> None:
+def test_other_epochs_or_data_inform_nobody_and_still_come_first(tmp_path: Path) -> None:
     run = make_run(tmp_path / "old", [ended(net(3), CURVE)])
-    study, lines = started(tmp_path / "new", run, config=make_config(overrides=overrides))
-    assert not foreign(study) and queued(study)[1:] == [net(3)]
-    assert lines[0] == f"old: no trial informs the sampler, for its accuracies do not compare: {why}"
-    assert lines[-1] == "1 configuration comes first, after trial 0: old#1"
-
-
-def test_where_the_data_lie_does_not_matter_and_augmentation_is_part_of_the_configuration(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "old", [ended(net(3), CURVE)])
+    for index, (overrides, why) in enumerate(
+        [
+            ({"train.epochs": 3}, "train.epochs is 9 there and 3 here"),
+            ({"search.seed": 1}, "search.seed is 0 there and 1 here"),
+            ({"data.dataset": "digits"}, "data.dataset is 'cifar10' there and 'digits' here"),
+            ({"data.image_size": 64}, "data.image_size is 32 there and 64 here"),
+            ({"data.val_fraction": 0.5}, "data.val_fraction is 0.25 there and 0.5 here"),
+        ]
+    ):
+        study, lines = started(tmp_path / str(index), run, config=make_config(overrides=overrides))
+        assert not foreign(study) and queued(study)[1:] == [net(3)]
+        assert lines[0] == f"old: no trial informs the sampler, for its accuracies do not compare: {why}"
+        assert lines[-1] == "1 configuration comes first, after trial 0: old#1"
     assert foreign(started(tmp_path / "a", run, config=make_config(overrides={"data.data_dir": "/elsewhere"}))[0])
     study, lines = started(tmp_path / "b", run, config=make_config(overrides={"data.flip": False}))
     assert not foreign(study) and "  1 trial: data.flip is True there and fixed at False here" in lines
@@ -292,23 +285,22 @@ def test_runs_that_share_trials_give_each_once_under_its_first_name(tmp_path: Pa
     assert [trial.user_attrs["source"] for trial in third.trials if "source" in trial.user_attrs].count("first#1") == 2
 
 
-@pytest.mark.parametrize("lost", range(1, 9))
-def test_a_take_over_cut_off_anywhere_is_completed_at_resume_and_not_repeated(lost: int, tmp_path: Path) -> None:
+def test_a_take_over_cut_off_anywhere_is_completed_at_resume_and_not_repeated(tmp_path: Path) -> None:
     run = make_run(tmp_path / "old", [ended(net(3), CURVE), ended(net(5), CURVE), ended(net(3, 5), [0.5])])
     whole, printed = started(tmp_path / "whole", run)
-    started(tmp_path / "cut", run)
-    journal = tmp_path / "cut" / JOURNAL
-    kept = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(kept[:-lost]) + kept[-lost][: len(kept[-lost]) // 2])
-    study, lines = started(tmp_path / "cut", run)
-    assert lines == printed
+    kept = (tmp_path / "whole" / JOURNAL).read_bytes().splitlines(keepends=True)
 
     def content(of: optuna.Study) -> list[tuple[Any, ...]]:
         return [(t.number, t.state, t.params, t.value, t.system_attrs, t.user_attrs) for t in of.trials]
 
-    assert content(study) == content(whole)
+    for lost in range(1, 9):
+        cut = tmp_path / f"cut{lost}"
+        cut.mkdir()
+        (cut / JOURNAL).write_bytes(b"".join(kept[:-lost]) + kept[-lost][: len(kept[-lost]) // 2])
+        study, lines = started(cut, run)
+        assert lines == printed and content(study) == content(whole), lost
     (run / JOURNAL).unlink()  # the earlier run is not needed any more
-    study, lines = started(tmp_path / "cut", run)
+    study, lines = started(cut, run)
     assert lines == [] and content(study) == content(whole)
 
 

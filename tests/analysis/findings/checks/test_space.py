@@ -65,14 +65,6 @@ def test_an_end_beyond_which_nothing_is_possible_is_no_fault_of_the_space(make, 
     assert obstacle in check.finding
 
 
-def test_several_edges_make_one_command(make):
-    keys = {"optimizer__learning_rate": 0.5, "train__batch_size": 32, "model__dropout": 0.5}
-    plan = plan_of(check_edges(make([a_trial(0.8, **keys) for _ in range(5)])))
-    assert space_entry(plan, "optimizer.learning_rate") == (0.0005, 5.0)
-    assert space_entry(plan, "train.batch_size") == (16, 32, 64, 128, 256)
-    assert space_entry(plan, "model.dropout") == (0.0, 0.667)
-
-
 def test_conditions_and_values_per_layer_stay_as_they_are(make):
     changes = {"space.model.kernel_size": {"choice": [3, 5, 7], "per_layer": True}, "search.max_multiply_adds": None}
     layers = {f"model__kernel_size__{layer}": 3 for layer in range(4)} | {"model__kernel_size": None}

@@ -3,6 +3,7 @@
 import math
 import shlex
 
+import pytest
 from checked_searches import a_trial, infeasible, plan_of, stopped
 from optuna.trial import TrialState
 
@@ -23,19 +24,18 @@ def test_a_best_trial_that_came_late_asks_for_more_trials(make):
     assert plan.resume and plan.run.path == results.run and plan.config.search.num_samples == 100
 
 
-def test_a_full_good_region_found_early_is_enough(make):
-    trials = [a_trial(0.8 - number * 0.0025) for number in range(6)] + [stopped() for _ in range(50)]
-    check = check_enough_trials(make(trials))
-    assert check.verdict == "fine" and check.command is None
-    assert "5 of 6 trials" in check.finding  # 0.8 - 5 * 0.0025 is further than a point
-    assert "+0.00 points" in check.finding
-
-
-def test_a_thin_good_region_is_worth_a_look(make):
-    trials = [a_trial(0.8), a_trial(0.795), *(stopped() for _ in range(48))]
-    check = check_enough_trials(make(trials))
-    assert check.verdict == "look"
-    assert plan_of(check).config.search.num_samples == 100
+@pytest.mark.parametrize(
+    ("complete", "verdict", "within"),
+    [
+        ([0.8 - number * 0.0025 for number in range(6)], "fine", "5 of 6 trials"),  # the last is further than a point
+        ([0.8, 0.795], "look", "2 of 2 trials"),
+    ],
+)
+def test_a_full_good_region_found_early_is_enough_and_a_thin_one_worth_a_look(make, complete, verdict, within):
+    check = check_enough_trials(make([*map(a_trial, complete), *(stopped() for _ in range(50 - len(complete)))]))
+    assert check.verdict == verdict and within in check.finding and "+0.00 points" in check.finding
+    assert (check.command is None) == (verdict == "fine")
+    assert verdict == "fine" or plan_of(check).config.search.num_samples == 100
 
 
 def test_where_time_ended_the_search_more_time_is_advised(make):
@@ -78,12 +78,8 @@ def test_the_lead_is_measured_in_standard_errors(make):
     assert check.command == f"python run_search.py --confirm {shlex.quote(str(results.run))}"
     clear = check_winner(results, n_val=20_000)  # 2.48 standard errors
     assert clear.verdict == "fine" and "0 of the 2 others are within" in clear.finding
-
-
-def test_ties_are_told_apart_by_nothing(make):
-    results = make([a_trial(1.0), a_trial(1.0)])
-    check = check_winner(results, n_val=100)
-    assert check.verdict == "look" and "by +0.00 points" in check.finding
+    tie = check_winner(make([a_trial(1.0), a_trial(1.0)]), n_val=100)
+    assert tie.verdict == "look" and "by +0.00 points" in tie.finding
 
 
 def test_without_the_number_of_images_the_winner_is_not_judged(make):
