@@ -44,6 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return place, output
 
 
+@pytest.mark.ray
 def test_a_search_ends_with_a_leaderboard_and_the_command_to_evaluate(finished: tuple[Path, str]) -> None:
     place, output = finished
     assert (
@@ -61,6 +62,7 @@ def test_a_search_ends_with_a_leaderboard_and_the_command_to_evaluate(finished: 
     assert per_layer == [f"model.kernel_size.{layer}" for layer in range(trials[0].params["model.depth"])]
 
 
+@pytest.mark.ray
 def test_the_best_model_is_evaluated_on_the_test_split(finished: tuple[Path, str]) -> None:
     place, _ = finished
     output = analyse(cwd=place).stdout
@@ -77,6 +79,7 @@ def test_the_best_model_is_evaluated_on_the_test_split(finished: tuple[Path, str
     assert (place / "runs" / "run" / "report" / "index.html").stat().st_size > 10_000
 
 
+@pytest.mark.ray
 def test_resume_searches_further_and_refuses_another_search(finished: tuple[Path, str]) -> None:
     place, _ = finished
     refused = run("--resume", "runs/run", "--set", "train.epochs=5", "--seed", "4", cwd=place, check=2)
@@ -89,6 +92,7 @@ def test_resume_searches_further_and_refuses_another_search(finished: tuple[Path
     assert "num_samples: 8" in (place / "runs" / "run" / "search.yaml").read_text()
 
 
+@pytest.mark.ray
 def test_a_warm_start_takes_over_trials_that_do_not_count_and_trains_the_best_first(finished: tuple[Path, str]) -> None:
     from analysis import load_search
 
@@ -149,6 +153,7 @@ def test_the_winner_is_confirmed_and_what_was_stopped_is_audited(finished: tuple
     assert "was made by --confirm. Go on with: --confirm" in refused
 
 
+@pytest.mark.ray
 def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_path: Path) -> None:
     # A layer this wide needs more memory for one batch than any machine has.
     wide = ["--set", "model.width=4000000", "--set", "search.max_multiply_adds=null"]
@@ -158,6 +163,7 @@ def test_failing_trials_do_not_stop_the_search_and_all_failing_is_an_error(tmp_p
     assert all("allocate" in trial.user_attrs["reason"] for trial in counted(tmp_path / "runs" / "run"))
 
 
+@pytest.mark.ray
 def test_a_time_budget_ends_the_command_and_every_trial_with_its_epoch(tmp_path: Path) -> None:
     directory, started = tmp_path / "runs" / "run", time.monotonic()
     output = run(*QUICK, "--time-budget", "40s", "--set", "train.epochs=1000", cwd=tmp_path).stdout
@@ -180,6 +186,7 @@ def test_a_time_budget_ends_the_command_and_every_trial_with_its_epoch(tmp_path:
     assert "provisional" in analyse(cwd=tmp_path).stdout
 
 
+@pytest.mark.ray
 def test_a_time_budget_too_short_for_an_epoch_is_an_error_that_says_so(tmp_path: Path) -> None:
     output = run(*QUICK, "--time-budget", "1s", cwd=tmp_path, check=1).stdout
     assert "The time budget of 1s is over.\nNo trial had finished an epoch." in output
@@ -251,6 +258,7 @@ def test_without_cifar10_the_search_falls_back_to_digits_and_says_so(
     assert plan_search(parse([])).config.data.dataset == "cifar10"
 
 
+@pytest.mark.ray
 def test_dry_run_shows_space_and_networks_measures_and_writes_nothing(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
