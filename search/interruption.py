@@ -33,6 +33,8 @@ def requested() -> bool:
 def answered() -> Iterator[None]:
     """Answer signals: the first one ends Ray Tune's loop, and raises KeyboardInterrupt before it.
 
+    Before `goes_on` is called it ends the process: modules that are being imported may not survive an exception.
+
     One that is ignored from outside, as with nohup, stays ignored. Nested, or not in the main thread, nothing changes.
     """
     global _requested, _how_to_go_on
@@ -102,6 +104,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     """Run a program to its end, but for the teardown of modules: 2.5 s with Ray and torch, and deaf to signals."""
     with answered():
         code = main()
+        goes_on(str)  # nothing; and lets go of the run, whose working copy goes with it
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
@@ -110,6 +113,9 @@ def run_program(main: Callable[[], int]) -> NoReturn:
 
 def _on_signal(*_: Any) -> None:
     global _requested
+    if _how_to_go_on is None:
+        say_how_to_go_on()
+        os._exit(EXIT_CODE)
     if not _requested:
         _requested = True
         end_tune()

@@ -108,6 +108,13 @@ def epochs_in(directory: Path) -> set[Path]:
 # search.interruption alone
 
 
+@contextlib.contextmanager
+def a_command_that_has_begun() -> Iterator[None]:
+    with interruption.answered():
+        interruption.goes_on(lambda: "Go on.")
+        yield
+
+
 @pytest.mark.parametrize("number", [INT, TERM, HUP])
 def test_the_first_signal_raises_one_beside_it_is_the_same_and_a_second_one_ends_the_process(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -115,11 +122,10 @@ def test_the_first_signal_raises_one_beside_it_is_the_same_and_a_second_one_ends
     exits = SimpleQueue[int]()
     monkeypatch.setattr(os, "_exit", exits.put)
     monkeypatch.setattr(interruption, "SAME_SECONDS", 0.5)
-    with interruption.answered():
+    with a_command_that_has_begun():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         signal.raise_signal(TERM)
-        interruption.goes_on(lambda: "Go on.")
         time.sleep(1)
         assert interruption.requested() and exits.empty()
         signal.raise_signal(number)
@@ -132,7 +138,7 @@ def test_an_end_in_good_order_that_takes_too_long_is_cut_off(monkeypatch: pytest
     monkeypatch.setattr(os, "_exit", exits.put)
     monkeypatch.setattr(interruption, "SAME_SECONDS", 0.1)
     monkeypatch.setattr(interruption, "SECONDS_TO_END", 0.1)
-    with interruption.answered():
+    with a_command_that_has_begun():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(TERM)
         assert exits.get(timeout=10) == 130
@@ -140,7 +146,7 @@ def test_an_end_in_good_order_that_takes_too_long_is_cut_off(monkeypatch: pytest
 
 def test_while_tune_runs_a_signal_ends_its_loop_and_raises_nothing() -> None:
     ended = []
-    with interruption.answered():
+    with a_command_that_has_begun():
         signal.signal(signal.SIGUSR1, lambda *_: ended.append(True))  # as Ray Tune does
         signal.raise_signal(TERM)
         assert ended and interruption.requested()
@@ -153,7 +159,7 @@ def test_a_signal_that_is_lost_where_nothing_can_be_raised_ends_the_command_befo
         def __del__(self) -> None:
             signal.raise_signal(INT)
 
-    with interruption.answered():
+    with a_command_that_has_begun():
         Dying()
         with pytest.raises(KeyboardInterrupt):
             interruption.raise_if_requested()
@@ -161,7 +167,7 @@ def test_a_signal_that_is_lost_where_nothing_can_be_raised_ends_the_command_befo
 
 
 def test_an_error_that_follows_a_signal_is_no_error() -> None:
-    with interruption.answered(), pytest.raises(KeyboardInterrupt), interruption.overrules_errors():
+    with a_command_that_has_begun(), pytest.raises(KeyboardInterrupt), interruption.overrules_errors():
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(INT)
         raise ValueError("Ray is gone")
@@ -170,10 +176,20 @@ def test_an_error_that_follows_a_signal_is_no_error() -> None:
 def test_afterwards_signals_are_handled_as_before() -> None:
     numbers = [*interruption.SIGNALS, signal.SIGUSR1]
     before = [signal.getsignal(number) for number in numbers]
-    with contextlib.suppress(KeyboardInterrupt), interruption.answered(), interruption.answered():
+    with contextlib.suppress(KeyboardInterrupt), a_command_that_has_begun(), interruption.answered():
         assert all(signal.getsignal(number) != handler for number, handler in zip(numbers, before, strict=True))
         signal.raise_signal(INT)
     assert [signal.getsignal(number) for number in numbers] == before and not interruption.requested()
+
+
+def test_before_a_command_has_begun_a_signal_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    with interruption.answered(), contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(HUP)
+    assert exits == [130] and capfd.readouterr().err == f"\nInterrupted.\n{NOTHING_BEGUN}\n"
 
 
 # The command, before Ray starts

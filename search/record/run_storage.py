@@ -9,6 +9,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,10 @@ class RunStorage:
         if not is_url(place):
             self.path = Path(place)
             return
-        self.copy = tempfile.TemporaryDirectory(prefix="convsearch-")  # removed with this object
+        copy = tempfile.mkdtemp(prefix="convsearch-")
+        weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
         with as_search_errors(str(place)):
-            self.path = Path(self.copy.name) / url_name(str(place))
+            self.path = Path(copy) / url_name(str(place))
             self.mirror = Mirror(str(place), self.path, append_only=JOURNAL)
             self.path.mkdir()  # its name is now known to be one
             for name in self.mirror.pull(lambda name: name in RECORD):

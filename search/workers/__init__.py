@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 # Read by Ray when it is imported or started, here and in workers. Its own loggers write again what meta.json holds.
@@ -24,4 +25,5 @@ def use_token() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-use_token()
+if "ray" not in sys.modules:  # it reads the mode but once, and would contradict itself
+    use_token()

@@ -260,6 +260,7 @@ def test_no_pickled_program_runs(saved: Path, few_digits: TrainData, name: str, 
     assert victim.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # such files exist, and may be sent by anyone
 def test_a_torchscript_program_is_not_loaded(saved: Path):
     replace_file(saved, "weights.pt", lambda file: torch.jit.script(torch.nn.Linear(90, 90)).save(file))
     with pytest.raises(CheckpointError, match=r"weights\.pt cannot be read: (?!.*parameters)"):

@@ -105,6 +105,7 @@ def test_one_trial_waits_for_a_worker_and_no_more(tmp_path: Path) -> None:
     assert isinstance(searcher.suggest("c"), dict) and searcher.suggest("d") is None
 
 
+@pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")  # Optuna's only sampler that fixes a value
 def test_a_search_in_an_impossible_space_gives_up_with_the_reason() -> None:
     space = {"model.depth": {"choice": [3, 7]}, "model.kernel_size": {"choice": [3, 33]}}
     config = make_config(model={"padding": "valid", "depth": 3}, space=space)

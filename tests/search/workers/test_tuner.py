@@ -124,6 +124,7 @@ def test_trials_that_wait_are_taken_out_of_the_queue_once_the_time_is_over(
         stopped: list[Any] = []
         controller = SimpleNamespace(get_trials=lambda trials=trials: trials, stop_trial=stopped.append)
         scheduler = build_scheduler(searcher)
+        scheduler.mended = True  # this is no controller of Ray's
         assert scheduler.choose_trial_to_run(controller) is trials[0] and not stopped
         searcher.closed = True
         assert scheduler.choose_trial_to_run(controller) is trials[0]  # the defaults train an epoch in any case
