@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 from studies import make_config, make_searcher, result
