@@ -67,7 +67,14 @@ class _StrictLoader(_SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that would be read as a number."""
+    """Quotes text that would be read as a number, and escapes what YAML takes as the end of a line."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 _StrictLoader.add_constructor(INT, _StrictLoader.construct_yaml_int)

@@ -19,10 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import optuna
 import pytest
-import torch
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from damages import CONTENTS, Canary, of_meta, replace_content
+from made_runs import MadeRun, edited_meta, small_config, trained_checkpoints
 from optuna.trial import TrialState
 from PIL import Image
 
@@ -30,108 +29,56 @@ import run_search
 from analysis import load_search
 from analysis.__main__ import main as analyse
 from analysis.report import analyse as analyse_results
-from search.config import SearchConfig, parse_config
+from search.command_line import parse
+from search.plan import plan_search, resume_command
 from search.propose.warm_start import warm_start
-from search.record.run_directory import SearchError
+from search.record.run_directory import SearchError, write_atomically
 from search.workers.bridge import trial_seed
-from training import load_data, new_state, save_checkpoint, train
-from training.checkpoint import TENSOR_FILES, _sha256, read_meta
+from training import load_data
 from training.config import DataConfig
 
 PROJECT = Path(__file__).parents[1]
-SECTIONS: dict[str, Any] = {
-    "search": {"num_samples": 3},
-    "data": {"dataset": "digits", "image_size": 8, "crop_padding": 0, "flip": False},
-    "model": {"depth": 1, "width": 4, "pooling": "none"},
-    "optimizer": {"name": "adamw", "learning_rate": 0.01},
-    "train": {"epochs": 2, "batch_size": 64},
-    "sampler": {"name": "random"},
-    "scheduler": {"name": "none"},
-    "space": {"model.width": {"int": [2, 8]}, "optimizer.name": {"choice": ["adam", "adamw"]}},
-}
-PIXELS = 60_000  # a side
-MEMORY_MARGIN = 150 * 2**20  # bytes; such an image takes 3.6 GB
+HTML, ESCAPES = "<script>alert(1)</script><img src=x onerror=alert(1)>", "\x1b[2J\x1b]0;title\x07\x9b31m"
+SPACE = {"model.width": {"int": [2, 8]}, "optimizer.name": {"choice": ["adam", "adamw"]}}
 
 
 # What a stranger sends
 
 
-class Canary:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.file),)
-
-
-def config_of(**sections: dict[str, Any]) -> SearchConfig:
-    names = {**SECTIONS, **sections}
-    return parse_config({name: {**SECTIONS.get(name, {}), **sections.get(name, {})} for name in names}, {})
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Checkpoints of trial 0 after its first and its last epoch."""
-    config, places = config_of().base, []
-    data = load_data(config.data)
-    state = new_state(config, data)
-    for result in train(state, data):
-        places.append(tmp_path_factory.mktemp("trained") / f"epoch_{result.epoch}")
-        save_checkpoint(state, places[-1], 0)
-    return places
+    return trained_checkpoints(small_config(space=SPACE).base, tmp_path_factory.mktemp("trained"))
 
 
-class Stranger:
-    """A place with a run directory that came from elsewhere, and files that belong to its user."""
+class Stranger(MadeRun):
+    """A run directory that came from elsewhere with a trial, and beside it files that belong to its user."""
 
     def __init__(self, place: Path, trained: list[Path], **sections: dict[str, Any]) -> None:
-        self.place, self.run, self.canary = place, place / "runs" / "run", place / "canary"
-        self.journal, self.checkpoint = self.run / "study.journal", self.run / "trial_0000_a1b2c" / "checkpoint_000001"
-        self.trained, self.config = trained, config_of(**sections)
-        self.run.mkdir(parents=True)
-        (self.run / "search.yaml").write_text(self.config.to_yaml())
-        start = {"started_at": "2030-01-01T00:00:00+00:00", "command": "run_search.py"}
-        (self.run / "environment.json").write_text(json.dumps([start]))
-        storage = JournalStorage(JournalFileBackend(str(self.journal)))
-        self.study = optuna.create_study(storage=storage, study_name="run", direction="maximize")
-        self.trial()
-        for epoch, checkpoint in enumerate(trained):
-            shutil.copytree(checkpoint, self.checkpoint.with_name(f"checkpoint_{epoch:06d}"))
+        super().__init__(place / "runs" / "run", small_config(space=SPACE, search={"num_samples": 3}, **sections))
+        self.place, self.canary, self.outside = place, place / "canary", place / "outside"
+        self.journal = self.path / "study.journal"
+        _, (_, self.newest) = self.trained(trained)
         Image.new("RGB", (9, 7)).save(place / "good.png")
-        self.outside = place / "outside"
         self.outside.mkdir()
         (self.outside / "precious.txt").write_text("not to be touched, and without a newline at its end")
-
-    def trial(self, state: TrialState | None = TrialState.COMPLETE, epochs: int = 2, **user_attrs: Any) -> optuna.Trial:
-        """A trial with the params of trial 0 and its curve; state None leaves it RUNNING."""
-        self.study.enqueue_trial(self.config.search_space.default_params())
-        trial = self.study.ask(self.config.search_space.distributions())
-        results = read_meta(self.trained[-1])["results"][:epochs]
-        for result in results:
-            trial.report(result.val_accuracy, result.epoch)
-        for key, value in user_attrs.items():
-            trial.set_user_attr(key, value)
-        if state == TrialState.COMPLETE:
-            self.study.tell(trial, results[-1].val_accuracy)
-        elif state is not None:
-            self.study.tell(trial, state=state)
-        return trial
 
     @contextmanager
     def settings(self) -> Iterator[dict[str, Any]]:
         """What search.yaml holds, to be changed."""
-        settings = yaml.safe_load((self.run / "search.yaml").read_text())
+        settings = yaml.safe_load((self.path / "search.yaml").read_text())
         yield settings
-        (self.run / "search.yaml").write_text(yaml.safe_dump(settings))
+        (self.path / "search.yaml").write_text(yaml.safe_dump(settings))
 
-    def predict(self) -> int:
-        """python -m analysis, without a report; its exit code."""
-        return analyse([str(self.run), "--device", "cpu", "--predict", str(self.place / "good.png")])
+    def call(self, line: str) -> int:
+        """A command line with RUN for the run directory; its exit code."""
+        program, *arguments = line.replace("RUN", str(self.path)).split()
+        return {"run_search": run_search.main, "analysis": analyse}[program](arguments)
 
-    def resume(self, *arguments: str) -> int:
-        return run_search.main(["--resume", str(self.run), *arguments])
+
+RESUME = "run_search --resume RUN --num-samples 2"
+ANALYSE = "analysis RUN --device cpu"
+PREDICT = "analysis RUN --device cpu --predict good.png"
 
 
 @pytest.fixture
@@ -156,20 +103,10 @@ def snapshot(root: Path, without: Path | None = None) -> dict[str, tuple[int, in
 @contextmanager
 def untouched(stranger: Stranger) -> Iterator[None]:
     """Nothing outside of the run directory changes, and no canary appears."""
-    before = snapshot(stranger.place, stranger.run)
+    before = snapshot(stranger.place, stranger.path)
     yield
-    after = snapshot(stranger.place, stranger.run)
-    assert after == before
-    assert not stranger.canary.exists()
-
-
-@contextmanager
-def meta_of(checkpoint: Path) -> Iterator[dict[str, Any]]:
-    """meta.json, to be changed; it then agrees with the files beside it, as anyone can make it."""
-    meta = json.loads((checkpoint / "meta.json").read_text())
-    yield meta
-    meta["sha256"] = {name: _sha256(checkpoint / name) for name in TENSOR_FILES}
-    (checkpoint / "meta.json").write_text(json.dumps(meta))
+    assert snapshot(stranger.place, stranger.path) == before
+    assert not list(stranger.place.rglob("canary"))
 
 
 # Names
@@ -191,117 +128,74 @@ def test_a_name_that_is_more_than_a_name_is_refused(
     assert not list(tmp_path.iterdir()) and not (tmp_path.parent / "escape").exists()
 
 
-# Images: headers by hand, so that nothing has to hold the pixels
+# Images
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def png(side: int) -> bytes:
+    """A header by hand, so that nothing has to hold the pixels."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT\0", b"IEND")
+    packed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def png(side: int, *chunks: bytes, bits: int = 8, kind: int = 2, pixels: bytes = b"\0") -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def gif(screen: int, side: int, frames: int = 1) -> bytes:
+def gif(screen: int, side: int, frames: int) -> bytes:
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\x00"
     return b"GIF89a" + struct.pack("<HHBBB", screen, screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + frame * frames + b";"
 
 
-def ico(side: int) -> bytes:
-    """It says 16 x 16; the PNG inside says otherwise."""
-    inside = png(side)
-    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
-
-
-def packed(num_bytes: int) -> bytes:
-    """Zeros, compressed two hundredfold, a megabyte at a time."""
-    compressor, block = zlib.compressobj(1), bytes(10**6)
-    return b"".join([*(compressor.compress(block) for _ in range(num_bytes // 10**6)), compressor.flush()])
-
-
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) print\n%%EOF\n"
-BOMBS: dict[str, Callable[[], bytes]] = {
-    "pixels.png": lambda: png(PIXELS, bits=1, kind=0, pixels=packed(PIXELS * PIXELS // 8)),  # all of them
-    "text.png": lambda: png(8, chunk(b"zTXt", b"x\0\0" + packed(200_000_000))),
-    "frame.gif": lambda: gif(8, PIXELS),
-    "inside.ico": lambda: ico(PIXELS),
-    "drawing.eps": lambda: POSTSCRIPT,
-    "drawing.png": lambda: POSTSCRIPT,
+BOMBS = {  # and why they are refused
+    "pixels.png": (png(60_000), "3600000000 pixels"),
+    "frame.gif": (gif(8, 60_000, frames=1), "3600000000 pixels"),
+    "drawing.png": (POSTSCRIPT, "PostScript"),
 }
 
 
-def measured(*command: str, cwd: Path, **environment: str) -> tuple[int, str, int]:
-    """(exit code, output, peak memory in bytes) of a program."""
-    with subprocess.Popen(
-        [sys.executable, *command],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
-    ) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert "Traceback" not in output, output
-    return process.returncode, output, usage.ru_maxrss * 1024
-
-
-@pytest.mark.slow
-def test_no_image_takes_memory_or_runs_a_program(stranger: Stranger) -> None:
+def test_no_image_takes_memory_or_runs_a_program(
+    stranger: Stranger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Data sets of folders decode with the same function."""
+    for name, (content, _) in BOMBS.items():
+        (stranger.place / name).write_bytes(content)
     (stranger.place / "film.gif").write_bytes(gif(1, 1, frames=200_000))
-    for name, content in BOMBS.items():
-        (stranger.place / name).write_bytes(content())
     (stranger.place / "gs").write_text(f"#!/bin/sh\nmkdir '{stranger.canary}'\n")  # Ghostscript says that it was run
     (stranger.place / "gs").chmod(0o755)
-    path = f"{stranger.place}:{os.environ['PATH']}"
-    arguments = ["-m", "analysis", str(stranger.run), "--device", "cpu", "--predict", "good.png"]
+    monkeypatch.setenv("PATH", f"{stranger.place}:{os.environ['PATH']}")
     with untouched(stranger):
-        code, output, usual = measured(*arguments, cwd=stranger.place, PATH=path)
-        assert code == 0, output
-        code, output, memory = measured(*arguments, "film.gif", *BOMBS, cwd=stranger.place, PATH=path)
-    assert code == 2 and "good.png: " in output and "film.gif: " in output
-    assert all(f"{name} cannot be read as an image" in output for name in BOMBS) and "PostScript" in output
-    assert memory < usual + MEMORY_MARGIN
-    assert not (stranger.run / "report").exists()
+        assert stranger.call(f"{PREDICT} film.gif {' '.join(BOMBS)}") == 2
+    printed, said = capsys.readouterr()
+    assert "good.png: " in printed and "film.gif: " in printed
+    for line, (name, (_, why)) in zip(said.splitlines(), BOMBS.items(), strict=True):
+        assert f"{name} cannot be read as an image" in line and why in line
 
 
 # Checkpoints
 
 
 def test_a_pickle_in_a_checkpoint_is_not_unpickled(stranger: Stranger, capsys: pytest.CaptureFixture[str]) -> None:
-    file = stranger.checkpoint / "weights.pt"
-    torch.save([bytes(5000), Canary(stranger.canary)], file)  # large enough to be weights
-    with meta_of(stranger.checkpoint):
-        pass
+    file = stranger.newest / "weights.pt"
+    replace_content(file, CONTENTS["a program"])
     with untouched(stranger):
-        assert stranger.predict() == 2
+        assert stranger.call(PREDICT) == 2
         assert f"{file} cannot be read" in capsys.readouterr().err
         assert "weights.pt cannot be read" in evaluated(stranger)
-    torch.load(file, weights_only=False)
-    assert stranger.canary.exists(), "it was one that acts"
 
 
 def test_a_strange_checkpoint_is_passed_over_and_what_came_before_it_used(
     stranger: Stranger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with meta_of(stranger.checkpoint) as meta:
-        meta["results"][1]["finished_at"] = "<script>\x1b[2J"
+    of_meta("results.1.finished_at", ESCAPES, stranger.newest)
     with untouched(stranger):
-        assert stranger.predict() == 0
+        assert stranger.call(PREDICT) == 0
     printed = "".join(capsys.readouterr())
     assert "\x1b[2J" not in printed and "checkpoint_000001" in printed and "passed over" in printed
     assert "the best: 1 epoch," in printed, "the checkpoint before it is sound"
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"1" * 10_000, b"\0", b"\xed\xa0\x80"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"1" * 10_000, b"\xed\xa0\x80"])
 def test_an_environment_that_is_none_of_ours_is_passed_over(content: bytes, stranger: Stranger) -> None:
-    (stranger.run / "environment.json").write_bytes(content)
-    with untouched(stranger):
-        assert stranger.predict() == 0
+    (stranger.path / "environment.json").write_bytes(content)
+    assert stranger.call(PREDICT) == 0
 
 
 # Links out of a run directory
@@ -316,94 +210,66 @@ def link(path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target"),
-    [("study.journal", "precious.txt"), ("search.yaml", "search.yaml"), ("tuner.pkl", "not there")],
-)
-def test_a_search_does_not_write_through_a_link(
-    name: str, target: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(stranger.run / "search.yaml", stranger.outside)
-    link(stranger.run / name, stranger.outside / target)
-    with untouched(stranger):
-        assert stranger.resume("--num-samples", "2") == 2
-    said = capsys.readouterr().err
-    assert f"{stranger.run / name} is a link" in said and f"cp -rL {stranger.run} COPY" in said
-
-
-def test_a_pipe_as_a_journal_keeps_nobody_waiting(stranger: Stranger, capsys: pytest.CaptureFixture[str]) -> None:
-    stranger.journal.unlink()
-    os.mkfifo(stranger.journal)
-    assert stranger.resume("--num-samples", "2") == 2
-    assert f"{stranger.journal} is a link, or no file" in capsys.readouterr().err
-    assert analyse([str(stranger.run)]) == 2
-
-
-@pytest.mark.parametrize(("kind", "target"), [("confirm", "there"), ("audit", "not there")])
-def test_no_training_goes_to_a_linked_directory(
-    kind: str, target: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stopped = stranger.trial(TrialState.PRUNED, epochs=1, stopped_by="asha")
-    shutil.copytree(stranger.trained[0], stranger.run / f"trial_{stopped.number:04d}_a1b2c" / "checkpoint_000000")
-    (stranger.outside / "there").mkdir()
-    link(stranger.run / kind, stranger.outside / target)
-    with untouched(stranger):
-        assert run_search.main([f"--{kind}", str(stranger.run)]) == 2
-    assert f"{stranger.run / kind} is a link" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "target"),
+    ("line", "name", "target"),
     [
-        ("report", "."),
-        ("report/index.html", "not there"),
-        ("report/trials.csv", "precious.txt"),
-        ("report/tensorboard", "."),
+        (RESUME, "study.journal", "precious.txt"),
+        (RESUME, "search.yaml", "search.yaml"),
+        (RESUME, "tuner.pkl", "not there"),
+        ("run_search --confirm RUN", "confirm", "."),
+        ("run_search --audit RUN", "audit", "not there"),
+        (ANALYSE, "report", "."),
+        (ANALYSE, "report/index.html", "not there"),
+        (ANALYSE, "report/trials.csv", "precious.txt"),
     ],
 )
-def test_a_report_is_not_written_through_a_link(
-    name: str, target: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
+def test_nothing_is_written_through_a_link(
+    line: str, name: str, target: str, stranger: Stranger, trained: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = stranger.run / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    stranger.trained(trained[:1], TrialState.PRUNED, stopped_by="asha")
+    shutil.copy(stranger.path / "search.yaml", stranger.outside)
+    path = stranger.path / name
+    path.parent.mkdir(exist_ok=True)
     link(path, stranger.outside / target)
-    (stranger.outside / "events.out.tfevents.1").write_text("of another program")
     with untouched(stranger):
-        assert analyse([str(stranger.run), "--device", "cpu"]) == 2
+        assert stranger.call(line) == 2
     said = capsys.readouterr().err
-    assert f"{path} is a link" in said and f"cp -rL {stranger.run} COPY" in said
+    assert f"{path} is a link" in said and "cp -rL" in said
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("not there")])
+def test_what_is_no_file_is_no_journal_and_keeps_nobody_waiting(
+    make: Callable[[Path], Any], stranger: Stranger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger.journal.unlink()
+    make(stranger.journal)
+    with untouched(stranger):
+        assert stranger.call(RESUME) == 2
+        assert f"{stranger.journal} is a link, or no file" in capsys.readouterr().err
+        assert stranger.call(ANALYSE) == stranger.call("analysis --runs-dir runs") == 2
 
 
 @pytest.mark.slow
 def test_what_an_analysis_only_reads_may_be_a_link(stranger: Stranger) -> None:
-    shutil.copytree(stranger.run, stranger.outside / "confirm")
+    shutil.copytree(stranger.path, stranger.outside / "confirm")
     for name in ("study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c"):
-        shutil.move(stranger.run / name, stranger.outside / name)
+        shutil.move(stranger.path / name, stranger.outside / name)
     for name in ("study.journal", "search.yaml", "environment.json", "trial_0000_a1b2c", "confirm"):
-        link(stranger.run / name, stranger.outside / name)
+        link(stranger.path / name, stranger.outside / name)
     with untouched(stranger):
-        assert analyse([str(stranger.run), "--device", "cpu"]) == 0
-    assert (stranger.run / "report" / "index.html").is_file()
-
-
-def test_a_dangling_journal_is_no_run(stranger: Stranger, capsys: pytest.CaptureFixture[str]) -> None:
-    link(stranger.journal, stranger.outside / "not there")
-    with untouched(stranger):
-        assert analyse(["--runs-dir", str(stranger.run.parent)]) == 2
-        assert analyse([str(stranger.run)]) == 2
+        assert stranger.call(ANALYSE) == 0
+    assert (stranger.path / "report" / "index.html").is_file()
 
 
 def test_unfinished_files_are_not_written_through_a_link_that_lay_in_wait(stranger: Stranger) -> None:
     """Their names can be guessed: they hold a process id."""
-    from search.record.run_directory import write_atomically
-
     precious = stranger.outside / "precious.txt"
-    (stranger.run / f".search.yaml.{os.getpid()}").symlink_to(precious)
-    (stranger.run / f".unfinished-{os.getpid()}.pt2").symlink_to(precious)
+    (stranger.path / f".search.yaml.{os.getpid()}").symlink_to(precious)
+    (stranger.path / f".unfinished-{os.getpid()}.pt2").symlink_to(precious)
     with untouched(stranger):
-        write_atomically(stranger.run / "search.yaml", "x: 1")
-        (stranger.run / "search.yaml").write_text(stranger.config.to_yaml())
-        assert analyse([str(stranger.run), "--device", "cpu", "--export", str(stranger.run / "x.pt2")]) == 0
-    assert (stranger.run / "x.pt2").is_file() and not (stranger.run / "x.pt2").is_symlink()
+        write_atomically(stranger.path / "search.yaml", "x: 1")
+        (stranger.path / "search.yaml").write_text(stranger.config.to_yaml())
+        assert stranger.call(f"{ANALYSE} --export RUN/x.pt2") == 0
+    assert (stranger.path / "x.pt2").is_file() and not (stranger.path / "x.pt2").is_symlink()
 
 
 # Data that a run names
@@ -427,15 +293,15 @@ def on(dataset: str, data_dir: Path, stranger: Stranger) -> None:
     data = {"dataset": dataset, "data_dir": str(data_dir)}
     with stranger.settings() as settings:
         settings["data"] |= data
-    for checkpoint in stranger.run.glob("trial_*/checkpoint_*"):
-        with meta_of(checkpoint) as meta:
+    for checkpoint in stranger.path.glob("trial_*/checkpoint_*"):
+        with edited_meta(checkpoint) as meta:
             meta["config"]["data"] |= data
 
 
 def evaluated(stranger: Stranger, data_dir: str | None = None) -> str:
     """What an analysis says of its data, after all but the drawing, and with no kept predictions."""
-    shutil.rmtree(stranger.run / "report", ignore_errors=True)
-    return "\n".join(analyse_results(load_search(stranger.run), data_dir, "cpu").evaluation.problems)
+    shutil.rmtree(stranger.path / "report", ignore_errors=True)
+    return "\n".join(analyse_results(load_search(stranger.path), data_dir, "cpu").evaluation.problems)
 
 
 def test_an_analysis_keeps_decoded_images_only_where_its_user_says(stranger: Stranger, photos: Path) -> None:
@@ -459,10 +325,10 @@ def test_an_analysis_downloads_only_to_where_its_user_says(stranger: Stranger, m
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", download)
-    (stranger.run / "cifar-10-batches-py").mkdir()
+    (stranger.path / "cifar-10-batches-py").mkdir()
     for name in (*(f"data_batch_{index}" for index in range(1, 6)), "test_batch", "batches.meta"):
-        (stranger.run / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Canary(stranger.canary)))
-    for place in (stranger.outside, stranger.place / "nowhere", stranger.run):
+        (stranger.path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Canary(stranger.canary)))
+    for place in (stranger.outside, stranger.place / "nowhere", stranger.path):
         on("cifar10", place, stranger)
         with untouched(stranger):
             said = evaluated(stranger)
@@ -508,49 +374,31 @@ def test_a_folder_with_undecodable_names_is_read(photos: Path, tmp_path: Path) -
 # search.yaml
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [canary]", "!!python/name:os.mkdir ''"])
-def test_a_python_tag_in_search_yaml_is_refused(
-    tag: str, stranger: Stranger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (stranger.run / "search.yaml").write_text(f"{stranger.config.to_yaml()}\nnotice: {tag}\n")
-    before = snapshot(stranger.run)
-    with untouched(stranger):
-        assert stranger.resume("--num-samples", "2") == 2
-        assert run_search.main(["--audit", str(stranger.run)]) == 2
-        assert run_search.main(["--config", str(stranger.run / "search.yaml")]) == 2
-        assert run_search.main(["--warm-start", str(stranger.run), "--dataset", "digits"]) == 2
-        assert stranger.predict() == 2
-    assert "cannot be read as YAML" in capsys.readouterr().err
-    assert snapshot(stranger.run) == before
+def test_a_python_tag_in_search_yaml_is_refused(stranger: Stranger, capsys: pytest.CaptureFixture[str]) -> None:
+    (stranger.path / "search.yaml").write_text("x: !!python/object/apply:os.mkdir [canary]")
+    for rest in ("--resume RUN", "--audit RUN", "--config RUN/search.yaml", "--warm-start RUN --dataset digits"):
+        with untouched(stranger):
+            assert stranger.call(f"run_search {rest}") == stranger.call(PREDICT) == 2
+        assert capsys.readouterr().err.count("cannot be read as YAML") == 2
 
 
 # Journals, and everything at once
 
 
-HTML, ESCAPES = "<script>alert(1)</script><img src=x onerror=alert(1)>", "\x1b[2J\x1b]0;title\x07\x9b31m"
+PICKLES = ["tuner.pkl", "trainable.pkl", "searcher-state-2030-01-01_00-00-00.pkl", "search_gen_state-1.json"]
+PICKLES += ["experiment_state-2030-01-01_00-00-00.json", ".tune_metadata", "study.journal.snapshot"]
+PICKLES += ["trial_0000_a1b2c/params.pkl", "trial_0000_a1b2c/checkpoint_000001/dict_checkpoint.pkl"]
+PROGRAMS = ["sitecustomize.py", "usercustomize.py", "torch.py", "search.py", "conftest.py", "matplotlibrc"]
 
 
-@pytest.mark.slow
-def test_words_of_a_journal_are_neither_markup_nor_commands(
-    stranger: Stranger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = HTML + ESCAPES
-    stranger.trial(TrialState.FAIL, 0, reason=words, stopped_by=words)
-    stranger.trial(None, 1, reason=words)
-    with stranger.settings() as settings:
-        settings["search"]["notice"] = words
-    (stranger.run / "environment.json").write_text(json.dumps([{words: words, "command": {words: [words]}}]))
-    assert analyse([str(stranger.run), "--device", "cpu"]) == 0
-    printed = "".join(capsys.readouterr())
-    assert "alert(1)" in printed and printed.replace("\n", "").isprintable()
-    page = (stranger.run / "report" / "index.html").read_text()
-    assert "alert(1)" in page and "<script>alert" not in page and "<img src=x" not in page
-
-
-PLANTED_PICKLES = ["tuner.pkl", "trainable.pkl", "searcher-state-2030-01-01_00-00-00.pkl", "search_gen_state-1.json"]
-PLANTED_PICKLES += ["experiment_state-2030-01-01_00-00-00.json", ".tune_metadata", "study.journal.snapshot"]
-PLANTED_PICKLES += ["trial_0000_a1b2c/params.pkl", "trial_0000_a1b2c/checkpoint_000001/dict_checkpoint.pkl"]
-PLANTED_PROGRAMS = ["sitecustomize.py", "usercustomize.py", "torch.py", "search.py", "conftest.py", "matplotlibrc"]
+def output_of(place: Path, *command: str) -> str:
+    """What a program says that ends well, without escapes."""
+    both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run((sys.executable, *command), cwd=place, env=environment, check=False, **both)
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in done.stdout and done.stdout.replace("\n", "").isprintable(), done.stdout
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -562,53 +410,46 @@ def test_a_search_and_an_analysis_go_on_with_a_strangers_run_and_nothing_in_it_a
         address = f"127.0.0.1:{server.getsockname()[1]}"
         stranger = Stranger(tmp_path, trained, resources={"address": address})
         evil = pickle.dumps(Canary(stranger.canary))
-        for name in PLANTED_PICKLES:
-            (stranger.run / name).write_bytes(evil)
-        for name in PLANTED_PROGRAMS:
-            for folder in (stranger.run, stranger.run / "trial_0000_a1b2c"):
+        for name in PICKLES:
+            (stranger.path / name).write_bytes(evil)
+        for name in PROGRAMS:
+            for folder in (stranger.path, stranger.path / "trial_0000_a1b2c"):
                 (folder / name).write_text(f"import os\nos.makedirs({str(stranger.canary)!r}, exist_ok=True)\n")
-        unfinished = stranger.trial(None, epochs=1, warm=HTML)
-        stranger.trial(TrialState.FAIL, 0, reason=f"{HTML}{ESCAPES}")
+        unfinished = stranger.trial(stranger.recorded(trained[0]), None, warm=HTML)
+        stranger.trial([], TrialState.FAIL, reason=f"{HTML}{ESCAPES}", stopped_by=f"{HTML}{ESCAPES}")
         place = stranger.outside / "elsewhere"  # its directory is a link, which is only read
-        shutil.copytree(trained[0], place / "checkpoint_000000")
-        shutil.copytree(trained[0], place / "checkpoint_000001")
-        torch.save([bytes(5000), Canary(stranger.canary)], place / "checkpoint_000001" / "state.pt")
-        for checkpoint in place.iterdir():
-            with meta_of(checkpoint) as meta:
-                meta["config"]["train"]["seed"] = trial_seed(0, unfinished.number)
-        link(stranger.run / f"trial_{unfinished.number:04d}_d4e5f", place)
+        for index in range(2):
+            checkpoint = shutil.copytree(trained[0], place / f"checkpoint_{index:06d}")
+            of_meta("config.train.seed", trial_seed(0, unfinished), checkpoint)
+        replace_content(checkpoint / "state.pt", CONTENTS["a program"])
+        link(stranger.path / f"trial_{unfinished:04d}_d4e5f", place)
         with stranger.settings() as settings:
             settings["data"]["data_dir"] = str(stranger.outside)
-            settings["search"]["warm_start"] = [str(stranger.outside), "/dev"]
+            settings["search"] |= {"notice": f"{HTML}{ESCAPES}", "warm_start": [str(stranger.outside), "/dev"]}
         stranger.study.set_user_attr("warm_start", [])  # it was done, and is not done again
-        arguments = [str(PROJECT / "run_search.py"), "--resume", str(stranger.run), "--num-samples", "4"]
         with untouched(stranger):
-            code, output, _ = measured(*arguments, cwd=tmp_path)
-            assert code == 0 and "4/4 trials" in output, output
-            assert "1 trial(s) failed" in output and output.replace("\n", "").isprintable()
-            assert "state.pt cannot be read" in output, output
-            assert yaml.safe_load((stranger.run / "search.yaml").read_text())["resources"]["address"] is None
-            code, output, _ = measured("-m", "analysis", str(stranger.run), "--device", "cpu", cwd=tmp_path)
-            assert code == 0, output
+            resume = ["--resume", str(stranger.path), "--num-samples", "4"]
+            output = output_of(tmp_path, str(PROJECT / "run_search.py"), *resume)
+            assert "4/4 trials" in output and "1 trial(s) failed" in output and "state.pt cannot be read" in output
+            assert yaml.safe_load((stranger.path / "search.yaml").read_text())["resources"]["address"] is None
+            (stranger.path / "environment.json").write_text(json.dumps([{HTML: ESCAPES, "command": {ESCAPES: [HTML]}}]))
+            output = output_of(tmp_path, "-m", "analysis", str(stranger.path), "--device", "cpu")
+            page = (stranger.path / "report" / "index.html").read_text()
+            assert "alert(1)" in output and "alert(1)" in page
+            assert "<script>alert" not in page and "<img src=x" not in page
         server.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody has called
             server.accept()
     assert pickle.loads(evil) is None and stranger.canary.exists(), "they were ones that act"
-    trials = load_search(stranger.run).trials
+    trials = load_search(stranger.path).trials
     assert sorted(trials["state"]) == ["COMPLETE"] * 3 + ["FAIL"]
-    assert list(stranger.run.glob(f"trial_{unfinished.number:04d}_*/checkpoint_*/meta.json"))
+    assert list(stranger.path.glob(f"trial_{unfinished:04d}_*/checkpoint_*/meta.json"))
 
 
-def test_a_resumed_search_joins_only_a_cluster_that_its_user_names(
-    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from search.command_line import parse
-    from search.plan import plan_search, resume_command
-
+def test_a_resumed_search_joins_only_a_cluster_that_its_user_names(stranger: Stranger, trained: list[Path]) -> None:
     with stranger.settings() as settings:
         settings["resources"]["address"] = "ray://stranger:10001"
-    stopped = stranger.trial(TrialState.PRUNED, epochs=1, stopped_by="asha")
-    shutil.copytree(stranger.trained[0], stranger.run / f"trial_{stopped.number:04d}_a1b2c" / "checkpoint_000000")
+    stranger.trained(trained[:1], TrialState.PRUNED, stopped_by="asha")
     mine = stranger.place / "mine.yaml"
     mine.write_text(stranger.config.to_yaml().replace("address: null", "address: from-file:6379"))
     for given, expected in (
@@ -617,21 +458,21 @@ def test_a_resumed_search_joins_only_a_cluster_that_its_user_names(
         (["--set", "resources.address=mine:6379"], "mine:6379"),
         (["--config", str(mine)], "from-file:6379"),
     ):
-        plan = plan_search(parse(["--resume", str(stranger.run), *given]))
+        plan = plan_search(parse(["--resume", str(stranger.path), *given]))
         assert plan.config.resources.address == expected
         command = f"python run_search.py --resume runs/run{f' --address {expected}' if expected else ''}"
         assert resume_command(plan).splitlines()[-1].strip() == command
     for kind in ("confirm", "audit"):
-        (stranger.run / kind).mkdir()
-        shutil.copy(stranger.run / "search.yaml", stranger.run / kind)  # as if it had begun
+        (stranger.path / kind).mkdir()
+        shutil.copy(stranger.path / "search.yaml", stranger.path / kind)  # as if it had begun
         for given, expected in (([], None), (["--address", "auto"], "auto")):
-            plan = plan_search(parse([f"--{kind}", str(stranger.run), *given]))
+            plan = plan_search(parse([f"--{kind}", str(stranger.path), *given]))
             assert plan.config.resources.address == expected
             assert resume_command(plan).endswith(" --address auto") == (expected is not None)
 
 
 def test_a_resumed_search_reads_no_url_that_only_its_run_names() -> None:
-    config = config_of(search={"warm_start": ["s3://stranger/run?endpoint_override=127.0.0.1:1&scheme=http"]})
+    config = small_config(search={"warm_start": ["s3://stranger/run?endpoint_override=127.0.0.1:1&scheme=http"]})
     study = optuna.create_study(direction="maximize")
     with pytest.raises(SearchError, match=r"was cut off\. Start a new search: --warm-start s3://stranger/run"):
         warm_start(study, config, num_classes=10, resume=True)
@@ -650,6 +491,6 @@ def test_words_of_a_search_yaml_are_no_commands(
             settings["data"]["dataset"] = ESCAPES
         else:
             settings["space"][f"model.{ESCAPES}"] = {ESCAPES: [1, 2]}
-    assert stranger.resume() == 2
-    assert stranger.predict() == (0 if where != "value" else 2)
+    assert stranger.call(RESUME) == 2
+    assert stranger.call(PREDICT) == (0 if where != "value" else 2)
     assert "".join(capsys.readouterr()).replace("\n", "").isprintable()

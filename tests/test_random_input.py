@@ -18,13 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import Mock, patch
 
-import optuna
 import pytest
-import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from made_runs import MadeRun, small_config, trained_checkpoints
 from optuna.trial import TrialState
 
 import analysis.__main__
@@ -34,18 +31,17 @@ import search.workers.measuring
 import search.workers.tuner  # noqa: F401, here and not by the first example
 from analysis.figures.style import Picture
 from search.config import SearchConfig, parse_config
-from search.strict_yaml import parse_yaml
-from training import load_data, load_test, new_state, save_checkpoint, train
+from search.strict_yaml import dump_yaml, parse_yaml
+from training import load_data, load_test
 from training.config import DataConfig, TrialConfig, config_paths
 from training.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an example that fails
 CONFIGS = {file.stem: file.read_text() for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
+REPORT_FILES = ("test_openings.json", "test_metrics.json", "predictions-0.npz")  # that are read again
 LONGEST_LINE = 2000  # characters of a message
 MEMORY = 4 * 2**30  # bytes that an example may take
 PICTURES = tuple(f"{kind}_pictures" for kind in ["search", "space", "network", "prediction", "confirmation", "audit"])
-RUN_FILES = ("environment.json", "search.yaml", "study.journal")
-
 READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_NONBLOCK
 
 # What happens while an example runs
@@ -154,7 +150,8 @@ def nothing_is_trained_and_every_url_leads_nowhere() -> Iterator[None]:
 def directory(files: dict[str, bytes]) -> Iterator[Path]:
     """A new directory with these files."""
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name).resolve()
+        place = Path(name).resolve() / "place"  # beside which nothing lies that `..` could lead to
+        place.mkdir()
         for path, content in files.items():
             (place / path).parent.mkdir(parents=True, exist_ok=True)
             (place / path).write_bytes(content)
@@ -182,8 +179,8 @@ HUGE = "0x" + "f" * 5000
 HOSTILE = [  # YAML fragments
     "!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!python/tuple [1, 2]", "!!binary x",
     "!!int ''", "!!float x", "!!bool x", "!!timestamp x", "!!set {1, 2}", "!!omap [a: 1]", "!!map [1]", "!x 1",
-    "2001-02-03", "2001-99-99", "0001-01-01 00:00:00 +23:59", "017", "1:30:00", "1" + ":59" * 3000, "-" + HUGE,
-    "9" * 400, "1.0e+400", "1e3", ".nan", "-.inf", "~", "off", "=", "<<", "{<<: {a: 1}}", "{<<: [{a: 1}, 3]}",
+    "2001-02-03", "2001-99-99", "0001-01-01 00:00:00 +23:59", HUGE, "9" * 400, "1.0e+400", ".nan", "-.inf", "~", "off",
+    "=", "<<", "{<<: {a: 1}}", "{<<: [{a: 1}, 3]}",
     "{? [a]: b}", "{? {a: b}: c}", "{1: 2, null: 3, 1.5: 5}", "{a: 1, a: 2}", "&a [*a]", "&a {a: *a}", "*unknown",
     "[" * 900 + "]" * 900, "[" * 20000, "{a: " * 900 + "1" + "}" * 900, '"\\ud800"', '"\\0"', '"\\e[31m"',
     '"\\u2028"', "'" + "x" * 100_000 + "'", "[" + "1, " * 3000 + "1]", "", "|\n  text", "- 1\n- 2",
@@ -194,7 +191,8 @@ BOUNDARIES: list[Any] = [
     float("inf"), float("nan"), True, None, "", " ", "none", "same", "valid", "max", "sgd", "digits", "cifar10",
     "folder:x", "folder:~nobody", "30m", "0s", "1e9h", "x" * 5000, "\u0663", "²", "\x7f", "é" * 50, [], [[]], [1],
     [3, 5], [3, 3, 3, 3], [0.1, 0.5], [1, 10**12], [5, 1], {}, {"a": 1}, {"int": [1, 3]},
-    {"choice": [3, 5], "per_layer": True},
+    {"choice": [3, 5], "per_layer": True}, "asha", "infeasible", "diverged", "\ud800", "2001-01-01T00:00:00",
+    "9" * 5000,
 ]  # fmt: skip
 PATHS = [*config_paths(SearchConfig), "space"]
 TRIAL_PATHS = list(config_paths(TrialConfig))
@@ -207,12 +205,20 @@ paths = st.one_of(
     st.sampled_from(["model.kernel_size.0", "model.width." + "9" * 5000, "space.", ".", "model.", "", "x" * 9000]),
     words,
 )
-keys = st.text(max_size=6) | st.integers(0, 9) | st.floats() | st.none() | st.dates()
-values = st.recursive(
-    st.one_of(st.sampled_from(BOUNDARIES), keys, st.floats(0, 1), st.datetimes(), st.binary(max_size=8)),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
-    max_leaves=8,
-)
+
+
+def nested(scalars: st.SearchStrategy[Any], keys: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def holding(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4)
+
+    return st.recursive(scalars, holding, max_leaves=8)
+
+
+few_letters = st.text(max_size=6)
+keys = few_letters | st.integers(0, 9) | st.floats() | st.none() | st.dates()
+scalars = st.sampled_from(BOUNDARIES) | few_letters | st.integers(0, 9) | st.floats() | st.floats(0, 1)
+json_values = nested(scalars, few_letters)
+values = nested(scalars | keys | st.datetimes() | st.binary(max_size=8), keys)
 numbers = st.integers(-2, 12) | st.sampled_from([0.1, 0.5, 1e-5, 1e9, 2**40, 0.0, 1e-320, 1e300]) | st.floats(0, 1)
 choices = st.sampled_from(
     [1, 2, 3, 5, 64, 0.0, 0.5, True, False, "sgd", "adam", "max", "none", "same", "valid", "relu", "average"]
@@ -230,10 +236,6 @@ entries = st.builds(
         optional={"step": numbers, "log": st.booleans(), "per_layer": st.booleans(), "when": conditions, "x": values},
     ),
 )
-
-
-def dump(document: Any) -> str:
-    return yaml.dump(document, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
 
 
 def encode(text: str) -> bytes:
@@ -275,16 +277,15 @@ def edited(draw: st.DrawFn, text: str, new: st.SearchStrategy[str], change: Call
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, max(0, len(lines) - 1)))
         line = lines[place] if lines else ""
-        kind = draw(st.sampled_from(["change", "change", "change", "change", "out", "twice", "cut", "in"]))
-        if kind == "cut":
+        kind = draw(st.sampled_from([*["change"] * 4, "out", "twice", "cut", "in"]))
+        if kind == "change":
+            lines[place : place + 1] = [change(line)]
+        elif kind == "out":
+            del lines[place : place + 1]
+        elif kind == "cut":
             lines[place:] = [line[: draw(st.integers(0, len(line)))]]
         else:
-            lines[place : place + 1] = {
-                "change": lambda line: [change(line)],
-                "out": lambda _: [],
-                "twice": lambda line: [line, line],
-                "in": lambda line: [draw(new), line],
-            }[kind](line)
+            lines.insert(place, line if kind == "twice" else draw(new))
     return "\n".join(lines)
 
 
@@ -292,20 +293,11 @@ def edited(draw: st.DrawFn, text: str, new: st.SearchStrategy[str], change: Call
 def changed_configs(draw: st.DrawFn) -> str:
     """A config of configs/ with some values, keys, entries and conditions replaced."""
     document = parse_yaml(draw(st.sampled_from(sorted(CONFIGS.values()))))
-    new = choices | numbers | st.integers(1, 9) | values | st.lists(choices, max_size=5)
+    new = choices | numbers | st.integers(1, 9) | entries | values | st.lists(choices, max_size=5)
+    names = st.sampled_from([*TRIAL_PATHS, *(path.partition(".")[2] for path in PATHS)]) | words
     for _ in range(draw(st.integers(0, 3))):
-        kind = draw(st.sampled_from(["field", "entry", "first", "anything"]))
-        path = draw(st.sampled_from(PATHS[:-1]))
-        section, _, field = path.partition(".")
-        if kind == "field" and isinstance(document.setdefault(section, {}), dict):
-            document[section][field] = draw(new)
-        elif kind == "entry" and isinstance(document.get("space"), dict):
-            document["space"][draw(st.sampled_from(TRIAL_PATHS) | words)] = draw(entries | new)
-        elif kind == "first" and isinstance(document.get("search"), dict):
-            document["search"]["first"] = [draw(st.dictionaries(paths, values, max_size=2))]
-        else:
-            document = changed(draw, document, new, words)
-    return dump(document)
+        document = changed(draw, document, new, names)
+    return dump_yaml(document)
 
 
 @st.composite
@@ -324,8 +316,8 @@ config_files = st.one_of(
     changed_configs().map(encode),
     changed_configs().map(encode),
     edited_configs().map(encode),
-    st.dictionaries(st.sampled_from([*SearchConfig.model_fields, "x"]), values).map(dump).map(encode),
-    values.map(dump).map(encode),
+    st.dictionaries(st.sampled_from([*SearchConfig.model_fields, "x"]), values).map(dump_yaml).map(encode),
+    values.map(dump_yaml).map(encode),
     st.sampled_from(HOSTILE).map(encode),
     st.binary(max_size=60),
     st.text(max_size=60).map(lambda text: text.encode("utf-16")),
@@ -354,8 +346,8 @@ plausible = st.one_of(
     st.sampled_from(PLAUSIBLE), st.sampled_from(PLACES), st.integers().map(str), st.floats().map(str), words
 )
 assignments = st.one_of(
-    st.builds("{}={}".format, paths, st.sampled_from(HOSTILE) | values.map(dump) | plausible),
-    st.builds("space.{}={}".format, st.sampled_from(TRIAL_PATHS), entries.map(dump)),
+    st.builds("{}={}".format, paths, st.sampled_from(HOSTILE) | values.map(dump_yaml) | plausible),
+    st.builds("space.{}={}".format, st.sampled_from(TRIAL_PATHS), entries.map(dump_yaml)),
     words,
 )
 flags = st.sampled_from([*place_flags, *value_flags, "--config"])
@@ -372,11 +364,6 @@ BEGINNINGS = [
     "--confirm runs/random", "--confirm runs/good", "--audit runs/random", "--audit runs/good",
     "--warm-start runs/random runs/good --dataset digits", "--resume runs/random --config config.yaml",
 ]  # fmt: skip
-command_lines = st.builds(
-    lambda first, parts: [*first.split(), *(word for part in parts for word in part)],
-    st.sampled_from(BEGINNINGS),
-    st.lists(options, max_size=4),
-)
 analysis_options = st.one_of(
     st.sampled_from([("runs/random",), ("--runs-dir", "runs"), ("--device", "cpu")]),
     st.tuples(st.sampled_from(["--runs-dir", "--data-dir", "--predict"]), st.sampled_from(PLACES)),
@@ -384,11 +371,15 @@ analysis_options = st.one_of(
     st.tuples(st.just("--export"), st.sampled_from(EXPORTS)),
     st.tuples(words | st.sampled_from(PLACES)),
 )
-analysis_lines = st.builds(
-    lambda first, parts: [*first, *(word for part in parts for word in part)],
-    st.sampled_from([["runs/random"], ["runs/random"], []]),
-    st.just([]) | st.lists(analysis_options, max_size=3),
-)
+
+
+def command_lines(beginnings: list[str], options: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[list[str]]:
+    first, others = st.sampled_from(beginnings).map(str.split), st.just([]) | st.lists(options, max_size=4)
+    return st.builds(lambda words, parts: [*words, *(word for part in parts for word in part)], first, others)
+
+
+search_lines = command_lines(BEGINNINGS, options)
+analysis_lines = command_lines(["runs/random", "runs/random", ""], analysis_options)
 
 # Random run directories
 
@@ -396,51 +387,27 @@ analysis_lines = st.builds(
 @cache
 def good_run() -> dict[str, bytes]:
     """The files of a run directory with a COMPLETE, a pruned, an infeasible, a failed and a running trial."""
-    sections: dict[str, Any] = {
-        "data": {"dataset": "digits", "image_size": 8, "crop_padding": 0, "flip": False},
-        "model": {"depth": 1, "width": 4, "pooling": "none"},
-        "train": {"epochs": 2, "batch_size": 64},
-        "search": {"num_samples": 6},
-        "space": {
-            "model.depth": {"int": [1, 2]},
-            "model.kernel_size": {"choice": [1, 3], "per_layer": True},
-            "optimizer.learning_rate": {"float": [0.01, 0.5], "log": True},
-        },
+    space = {
+        "model.depth": {"int": [1, 2]},
+        "model.kernel_size": {"choice": [1, 3], "per_layer": True},
+        "optimizer.learning_rate": {"float": [0.001, 0.5], "log": True},
     }
-    config = parse_config(sections, {})
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with directory({}) as place:
-        storage = JournalStorage(JournalFileBackend(str(place / "study.journal")))
-        sampler = optuna.samplers.RandomSampler(seed=0)
-        study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
-        study.enqueue_trial(config.search_space.default_params())
-        states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL, None]
-        for number, state in enumerate(states):
-            trial = study.ask()
-            params = config.search_space.suggest(trial)
-            trial.set_user_attr("num_params", 100 + number)
-            if number == 2:
-                trial.set_user_attr("stopped_by", "infeasible")
-                trial.set_user_attr("reason", "multiply_adds 3,000 > search.max_multiply_adds 2,000")
-                trial.set_constraint("feasible", 1.0)
-                study.tell(trial, state=TrialState.PRUNED)
-                continue
-            data = good_data(config.base.data)
-            training = new_state(config.base.override(params), data)
-            for result in train(training, data):
-                trial.report(result.val_accuracy, result.epoch)
-                checkpoint = place / f"trial_{number:04d}_a1b2c" / f"checkpoint_{result.epoch:06d}"
-                if number != 4:
-                    save_checkpoint(training, checkpoint, number)
-                if number == 1:
-                    trial.set_user_attr("stopped_by", "asha")
-                    break
-            if state is not None:
-                values = [training.results[-1].val_accuracy] if state == TrialState.COMPLETE else None
-                study.tell(trial, values, state)
-        (place / "search.yaml").write_text(config.to_yaml())
-        start = {"command": "x", "versions": {"torch": "2"}, "hardware": {}}
-        (place / "environment.json").write_text(json.dumps([start]))
+    config = small_config(search={"num_samples": 6}, space=space)
+    shallow = config.search_space.default_params()
+    deep = {**shallow, "model.depth": 2, "model.kernel_size.1": 1}
+    with directory({}) as place, directory({}) as elsewhere:
+        run = MadeRun(place, config)
+        first, second = (
+            trained_checkpoints(config.base.override(params), elsewhere / str(index))
+            for index, params in enumerate((shallow, deep))
+        )
+        run.trained(first, num_params=100)
+        run.trained(first[:1], TrialState.PRUNED, stopped_by="asha")
+        reason = "multiply_adds 3,000 > search.max_multiply_adds 2,000"
+        run.trial([], TrialState.PRUNED, deep, constraint=1.0, stopped_by="infeasible", reason=reason)
+        run.trained(second, params=deep, num_params=103)
+        run.trial([0.5, 0.6], TrialState.FAIL)
+        run.trained(second, None, params=deep)
         return {str(file.relative_to(place)): file.read_bytes() for file in sorted(place.rglob("*")) if file.is_file()}
 
 
@@ -458,15 +425,6 @@ def only_digits(load: Callable[[DataConfig], Any]) -> Callable[[DataConfig], Any
     return loaded
 
 
-JSON_PARTS = [
-    0, 1, -1, 5, 10**30, 1e308, float("nan"), float("inf"), "", "x", "asha", "infeasible", "diverged", None, True, [],
-    {}, [1], "\ud800", "2001-01-01T00:00:00", "9" * 5000,
-]  # fmt: skip
-json_values = st.recursive(
-    st.sampled_from(JSON_PARTS) | st.integers(-5, 20) | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
-    max_leaves=4,
-)
 json_names = st.text(max_size=5) | st.sampled_from(["source", "source_number", "stopped_by", "reason"])
 other_files = st.binary(max_size=40) | json_values.map(json.dumps).map(encode)
 
@@ -489,37 +447,28 @@ def journals(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
-def settings_files(draw: st.DrawFn) -> bytes:
-    """search.yaml of the run directory with something replaced, or any config file."""
-    if draw(st.integers(0, 3)) == 0:
-        return draw(config_files)
-    return encode(dump(changed(draw, parse_yaml(good_run()["search.yaml"]), json_values, json_names)))
+def changed_files(draw: st.DrawFn, name: str, write: Callable[[Any], str]) -> bytes:
+    """A YAML or JSON file of the good run with something replaced."""
+    return encode(write(changed(draw, parse_yaml(good_run()[name]), json_values, json_names)))
 
 
 @st.composite
-def run_files(draw: st.DrawFn, only_files: bool = False) -> dict[str, bytes]:
-    """A run directory with any of its files replaced by random ones. `only_files`: without its directories."""
-    files = {name: content for name, content in good_run().items() if name in RUN_FILES or not only_files}
-    if draw(st.booleans()):
-        files["search.yaml"] = draw(settings_files())
-    if draw(st.integers(0, 3)):
-        files["study.journal"] = draw(journals())
-    for name in sorted(files.keys() - {"search.yaml", "study.journal"}):
-        kind = draw(st.integers(0, 15))
-        if kind == 0:
-            files[name] = draw(other_files)
-        elif kind == 1:
-            del files[name]
-        elif kind < 6 and name == "environment.json":
-            environment = changed(draw, json.loads(files[name]), json_values, json_names)
-            files[name] = json.dumps(environment).encode()
-    for kind in ("confirm", "audit") if not only_files else ():
-        if draw(st.integers(0, 3)) == 0:
-            files[f"{kind}/search.yaml"] = draw(settings_files())
-            files[f"{kind}/study.journal"] = draw(journals())
-    for name in ("test_openings.json", "test_metrics.json", "predictions-0.npz"):
-        if not only_files and draw(st.integers(0, 9)) == 0:
-            files[f"report/{name}"] = draw(other_files)
+def run_files(draw: st.DrawFn) -> dict[str, bytes]:
+    """A run directory with any of its files replaced by random ones, or gone."""
+    files = good_run().copy()
+    settings_files = changed_files("search.yaml", dump_yaml) | config_files
+    replaced: dict[str, tuple[st.SearchStrategy[bytes], int]] = {  # by what, and one time in how many
+        **dict.fromkeys(files, (other_files, 16)),
+        **{f"report/{name}": (other_files, 10) for name in REPORT_FILES},
+        **{f"{kind}search.yaml": (settings_files, 4 if kind else 2) for kind in ("", "confirm/", "audit/")},
+        **{f"{kind}study.journal": (journals(), 4 if kind else 2) for kind in ("", "confirm/", "audit/")},
+        "environment.json": (changed_files("environment.json", json.dumps), 3),
+    }
+    for name, (strategy, rate) in replaced.items():
+        if draw(st.integers(1, rate)) == 1:
+            files[name] = draw(strategy)
+        elif draw(st.integers(1, 16)) == 1:
+            files.pop(name, None)
     return files
 
 
@@ -527,19 +476,22 @@ def run_files(draw: st.DrawFn, only_files: bool = False) -> dict[str, bytes]:
 def lines_and_files(draw: st.DrawFn, lines: st.SearchStrategy[list[str]]) -> tuple[list[str], dict[str, bytes]]:
     """A command line, and the run directories, the config, the file and the directory that it names."""
     arguments = draw(lines)
-    files = {"directory/file": b"", "file": b""}
     named = " ".join(arguments)
-    if "runs" in named or "random" in named:
-        only_files = "--audit" not in named and lines is command_lines  # directories take time to make
-        files |= {f"runs/random/{name}": content for name, content in draw(run_files(only_files)).items()}
+    files = {"directory/file": b"", "file": b"", "runs/nojournal/search.yaml": good_run()["search.yaml"]}
+    if "runs" in named:
+        files |= {f"runs/random/{name}": content for name, content in draw(run_files()).items()}
     if "good" in named:
-        good = {name: content for name, content in good_run().items() if "--audit" in named or name in RUN_FILES}
-        files |= {f"runs/good/{name}": content for name, content in good.items()}
-    if "nojournal" in named:
-        files["runs/nojournal/search.yaml"] = good_run()["search.yaml"]
+        files |= {f"runs/good/{name}": content for name, content in good_run().items()}
     if "config.yaml" in named:
         files["config.yaml"] = draw(config_files)
     return arguments, files
+
+
+drawn_runs = st.tuples(
+    st.just(["run"]),
+    run_files().map(lambda files: {f"run/{name}": content for name, content in files.items()}),
+    st.just(True),
+)
 
 
 def check_analysis(arguments: list[str], files: dict[str, bytes], draws: bool = False) -> Ending:
@@ -565,43 +517,38 @@ def check_analysis(arguments: list[str], files: dict[str, bytes], draws: bool = 
 
 # The tests
 
-every = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck),
-                 phases=[Phase.explicit, Phase.generate, Phase.shrink])  # fmt: skip
+RANDOM = (  # what it is, examples of it, what holds, and of how many: by default, and among the slow tests
+    ("config files", st.tuples(config_files), check_config_file, 300, 9000),
+    ("command lines", lines_and_files(search_lines), check_search, 150, 900),
+    ("run directories", lines_and_files(analysis_lines), check_analysis, 50, 90),
+    ("run directories whose figures are drawn", drawn_runs, check_analysis, 0, 10),
+)
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1200))
 
 
-def for_all(examples: st.SearchStrategy[Any], count: int, check: Callable[[Any], Ending]) -> None:
-    def holds(example: Any) -> None:
-        check(example)
+@pytest.mark.parametrize(
+    ("examples", "check", "count"),
+    [
+        pytest.param(examples, check, count, id=f"{count} {what}", marks=SLOW if count == many else ())
+        for what, examples, check, few, many in RANDOM
+        for count in (few, many)
+        if count
+    ],
+)
+def test_random_input_is_answered(examples: st.SearchStrategy[Any], check: Callable[..., Ending], count: int) -> None:
+    @settings(
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+        max_examples=count,
+    )
+    @given(examples)
+    def holds(example: tuple[Any, ...]) -> None:
+        check(*example)
 
-    settings(every, max_examples=count)(given(examples)(holds))()
-
-
-def few_and_many(few: int, many: int) -> pytest.MarkDecorator:
-    """Run a test with few examples, and with many among the slow tests."""
-    slow = pytest.param(many, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])
-    return pytest.mark.parametrize("count", [few, slow])
-
-
-@few_and_many(300, 9000)
-def test_random_config_files(count: int) -> None:
-    for_all(config_files, count, check_config_file)
-
-
-@few_and_many(150, 900)
-def test_random_command_lines(count: int) -> None:
-    for_all(lines_and_files(command_lines), count, lambda line: check_search(*line))
-
-
-@few_and_many(50, 90)
-def test_random_run_directories_are_analysed(count: int) -> None:
-    for_all(lines_and_files(analysis_lines), count, lambda line: check_analysis(*line))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_figures_of_random_run_directories_are_drawn() -> None:
-    runs = run_files().map(lambda files: {f"run/{name}": content for name, content in files.items()})
-    for_all(runs, 10, lambda files: check_analysis(["run"], files, draws=True))
+    holds()
 
 
 def bomb(first: str, of_nine: str) -> str:
@@ -617,19 +564,16 @@ BOMB, MERGE_BOMB = bomb("[x, x, x, x, x, x, x, x, x]", "[%s]"), bomb("{x: 1, y: 
     ("config", "message"),
     [
         (f"search: {{seed: {HUGE}}}", "an integer beyond 64 bits"),
-        (f"model: {{width: {10**10}}}", "model.width: should be less than or equal to 1000000000"),
         ("search: !!int ''", "a value does not fit its tag"),
         ("search: !!timestamp x", "cannot be read as YAML"),
         ("model: {depth: 2, depth: 3}", "'depth' is given twice"),
         ("1: 2", "must be a mapping of sections such as `model:`, got 1"),
         (BOMB + "space: {model.width: {choice: *i}}", "space.model.width.choice.0"),
         (MERGE_BOMB, "i: unknown key"),
-        (f"model: {{activation: {'x' * 100_000}}}", "model.activation: should be 'relu', 'gelu' or 'silu', got 'xxx"),
-        (f"? {'x' * 100_000}\n: 1", "unknown key"),
+        (f"model: {{width: {10**10}, activation: {'x' * 100_000}}}", "should be 'relu', 'gelu' or 'silu', got 'xxx"),
         (f"search: {{first: [{{? model.kernel_size.{'9' * 5000} : 3}}]}}", "search.first.0: model.kernel_size.999"),
         ("space: {model.dropout: {float: [0.0, 0.5], step: 1.0e-320}}", "at most 1,000,000,000 steps must lie between"),
         ("space: {model.dropout: {float: [0.0, 0.5], step: 0.2}}", "the nearest below is 0.4"),
-        ("space: {model.depth: {int: [1, 4], step: 2}}", "the nearest below is 3"),
         ("space: {model.dropout: {float: [0.0, 0.5], when: {optimizer.learning_rate: .nan}}}", "finite number"),
     ],
 )  # fmt: skip
@@ -638,16 +582,27 @@ def test_config_files_that_once_did_harm(config: str, message: str) -> None:
     assert ending.code == 2 and message in ending.stderr
 
 
-def test_entries_with_steps_keep_their_bounds() -> None:
-    steps = "model.dropout: {float: [0.0, 0.3], step: 0.1}, model.width: {int: [8, 32], step: 8}"
-    ending = check_config_file(f"model: {{width: 16}}\nspace: {{{steps}}}".encode())
-    assert ending.config is not None
-    assert [entry.real or entry.integer for entry in ending.config.space.values()] == [(0.0, 0.3), (8, 32)]
-
-
 def good_run_with(changes: dict[str, bytes]) -> dict[str, bytes]:
     """The good run directory, as `run`, with files replaced or added."""
     return {f"run/{name}": content for name, content in {**good_run(), **changes}.items()}
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "message"),
+    [
+        (check_search, ["--config", "/dev/zero"], "must have at most 1,000,000 bytes"),
+        (check_search, ["--dataset", "digits", "--data-dir", "\udcff"], "is not a usable path"),
+        (check_search, ["--confirm", "run", "--seeds", str(10**9)], "--seeds: must be at most 100,000"),
+        (check_search, ["--confirm", "run", "--top=--"], "argument --top: expected a value, got '--'"),
+        (check_search, ["--dataset", "digits", "--seed", "9" * 400], "should be less than 4294967296, got 999"),
+        (check_analysis, ["x" * 300], "is not a usable path"),
+        (check_analysis, ["--runs-dir", "x" * 300], "--runs-dir"),
+        (check_analysis, ["run", "--device", "meta"], "--device meta cannot be used"),
+    ],
+)
+def test_command_lines_that_once_did_harm(check: Callable[..., Ending], arguments: list[str], message: str) -> None:
+    ending = check(arguments, good_run_with({}))
+    assert ending.code == 2 and message in ending.stderr
 
 
 def journal_with(operation: int, **fields: Any) -> dict[str, bytes]:
@@ -657,20 +612,29 @@ def journal_with(operation: int, **fields: Any) -> dict[str, bytes]:
     return {"study.journal": "".join(f"{json.dumps(line)}\n" for line in changed).encode()}
 
 
+ENDED: dict[str, Any] = {"state": 1, "datetime_complete": "2030-01-01T00:00:00"}
+READERS = ("--confirm run", "--dataset digits --warm-start run")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("searches", "changes", "message"),
     [
-        (["--config", "/dev/zero"], "must have at most 1,000,000 bytes"),
-        (["--dataset", "digits", "--data-dir", "\udcff"], "is not a usable path"),
-        (["--confirm", "run", "--seeds", str(10**9)], "--seeds: must be at most 100,000"),
-        (["--dataset", "digits", "--set", f"search.seed={HUGE}"], "an integer beyond 64 bits"),
-        (["--confirm", "run", "--top=--"], "argument --top: expected a value, got '--'"),
-        (["--dataset", "digits", "--seed", "9" * 400], "search.seed: should be less than 4294967296, got 999"),
+        (READERS, lambda: journal_with(6, **ENDED, values=None), "with 0 values"),
+        (READERS, lambda: journal_with(6, **ENDED, values=[0.5, 0.5]), "with 2 values"),
+        (READERS, lambda: journal_with(6, **ENDED, values=["x"]), "has 'x' where a number must be"),
+        ((), lambda: journal_with(7, intermediate_value="x"), "where a number must be"),
+        ((), lambda: journal_with(8, user_attr={"num_params": []}), "as its num_params"),
+        ((), lambda: journal_with(8, user_attr={"reason": {}}), "as its reason"),
+        ((), lambda: {"search.yaml": b"search: 3"}, "search: must be a mapping, got 3"),
+        ((), lambda: {"search.yaml": CONFIGS["cifar10-gpu"].encode()}, "search.yaml: model: width must have one value"),
     ],
 )
-def test_command_lines_that_once_did_harm(arguments: list[str], message: str) -> None:
-    ending = check_search(arguments, good_run_with({}))
-    assert ending.code == 2 and message in ending.stderr
+def test_run_directories_that_once_did_harm(
+    searches: tuple[str, ...], changes: Callable[[], dict[str, bytes]], message: str
+) -> None:
+    run = good_run_with(changes())
+    for ending in (check_analysis(["run"], run), *(check_search(line.split(), run) for line in searches)):
+        assert ending.code == 2 and message in ending.stderr
 
 
 def test_an_audit_passes_over_trainings_that_name_no_trial_and_refuses_strange_names() -> None:
@@ -679,46 +643,6 @@ def test_an_audit_passes_over_trainings_that_name_no_trial_and_refuses_strange_n
     audit["audit/study.journal"] = journal_with(8, user_attr={"source_number": "x"})["study.journal"]
     ending = check_search(["--audit", "run"], good_run_with(audit))
     assert ending.code == 2 and "has 'x' as its source_number" in ending.stderr
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (None, "with 0 values"),
-        ([0.5, 0.5], "with 2 values"),
-        (["x"], "has 'x' where a number must be"),
-        ([[0.5]], "has [0.5] where a number must be"),
-    ],
-)
-def test_a_journal_with_strange_values_is_refused(values: list[Any] | None, message: str) -> None:
-    run = good_run_with(journal_with(6, state=1, values=values, datetime_complete="2030-01-01T00:00:00"))
-    for line in ("--confirm run", "--dataset digits --warm-start run"):
-        ending = check_search(line.split(), run)
-        assert ending.code == 2 and "study.journal is damaged" in ending.stderr and message in ending.stderr
-    ending = check_analysis(["run"], run)
-    assert ending.code == 2 and message in ending.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "changes", "message"),
-    [
-        ("x" * 300, dict, "is not a usable path"),
-        ("--runs-dir " + "x" * 300, dict, "--runs-dir"),
-        ("--runs-dir=--", dict, "argument --runs-dir: expected a value, got '--'"),
-        ("run --device meta", dict, "--device meta cannot be used"),
-        ("run --device hpu", dict, "--device hpu cannot be used"),
-        ("run", lambda: {"search.yaml": b"search: 3"}, "search: must be a mapping, got 3"),
-        ("run", lambda: {"search.yaml": b"search: !!int ''"}, "cannot be read as YAML"),
-        ("run", lambda: journal_with(7, intermediate_value="x"), "where a number must be"),
-        ("run", lambda: journal_with(8, user_attr={"num_params": []}), "as its num_params"),
-        ("run", lambda: journal_with(8, user_attr={"reason": {}}), "as its reason"),
-    ],
-)
-def test_run_directories_that_once_did_harm(
-    arguments: str, changes: Callable[[], dict[str, bytes]], message: str
-) -> None:
-    ending = check_analysis(arguments.split(), good_run_with(changes()))
-    assert ending.code == 2 and message in ending.stderr
 
 
 def test_the_examples_begin_with_what_works() -> None:

@@ -102,8 +102,13 @@ class SearchResults:
             send_report(self.mirror)
 
     def config_of(self, number: int) -> TrialConfig:
-        """A trial's config but for its seed. Raises KeyError for an unknown number."""
-        return self.config.override(self.params[number])
+        """A trial's config but for its seed. Raises KeyError for an unknown number, AnalysisError for no config."""
+        try:
+            return self.config.override(self.params[number])
+        except ConfigError as error:
+            raise AnalysisError(
+                f"trial {number} does not fit {self.file(CONFIG)}: {error}. Restore it from a copy."
+            ) from None
 
 
 def newest_run(runs_dir: Path | str) -> Path | str:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+import made_runs
 import pytest
-import torch
 
 from search.config import SearchConfig, load_config
-from training import load_data, new_state, save_checkpoint, train
+from training import load_data
 from training.data import TrainData
 
 QUICK = Path(__file__).parents[2] / "configs" / "quick.yaml"
@@ -23,15 +23,5 @@ def quick_data(quick: SearchConfig) -> TrainData:
 
 
 @pytest.fixture(scope="session")
-def trained_checkpoints(
-    quick: SearchConfig, quick_data: TrainData, tmp_path_factory: pytest.TempPathFactory
-) -> list[Path]:
-    torch.set_num_threads(1)
-    state = new_state(quick.base, quick_data)
-    paths = []
-    for result in train(state, quick_data):
-        paths.append(tmp_path_factory.mktemp("checkpoint") / str(result.epoch))
-        save_checkpoint(state, paths[-1], number=7)
-        if result.epoch == 2:
-            break
-    return paths
+def trained_checkpoints(quick: SearchConfig, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return made_runs.trained_checkpoints(quick.base, tmp_path_factory.mktemp("checkpoints"), epochs=2)

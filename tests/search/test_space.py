@@ -27,7 +27,7 @@ def space_of(entries: dict[str, Any], **sections: dict[str, Any]) -> SearchSpace
         ({"int": [8, 64], "step": 8}, IntDistribution(8, 64, step=8)),
         ({"float": [0.0, 1.0]}, FloatDistribution(0.0, 1.0)),
         ({"float": [1e-4, 1.0], "log": True}, FloatDistribution(1e-4, 1.0, log=True)),
-        ({"float": [0.0, 0.5], "step": 0.1}, FloatDistribution(0.0, 0.5, step=0.1)),
+        ({"float": [0.0, 0.3], "step": 0.1}, FloatDistribution(0.0, 0.3, step=0.1)),
         ({"choice": ["a", True, 3]}, CategoricalDistribution(("a", True, 3))),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from damages import DAMAGES
 
 from search.config import parse_config
 from search.record.checkpoints import usable_checkpoint
@@ -109,9 +110,8 @@ def test_the_newest_intact_checkpoint_over_all_directories_of_a_number(
     shutil.copytree(trained_checkpoints[0], second / "checkpoint_000000")  # 1 epoch
     shutil.copytree(trained_checkpoints[1], tmp_path / "trial_0008_ccc" / "checkpoint_000001")
     assert usable_checkpoint(tmp_path, 7) == first / "checkpoint_000001"
-    weights = first / "checkpoint_000001" / "weights.pt"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    DAMAGES["weights.pt: half"](first / "checkpoint_000001")
     assert usable_checkpoint(tmp_path, 7) == second / "checkpoint_000000"
     assert "weights.pt" in capsys.readouterr().err
-    (second / "checkpoint_000000" / "meta.json").write_text("{")
+    DAMAGES["meta.json: half"](second / "checkpoint_000000")
     assert usable_checkpoint(tmp_path, 7) is None

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from damages import DAMAGES
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -51,7 +52,7 @@ def test_resume_goes_on_where_the_checkpoints_are(
     third = tmp_path / f"trial_{numbers[2]:04d}_c"
     shutil.copytree(trained_checkpoints[0], third / "checkpoint_000000")
     shutil.copytree(trained_checkpoints[1], third / "checkpoint_000001")
-    (third / "checkpoint_000001" / "state.pt").write_bytes(b"garbage")
+    DAMAGES["state.pt: noise"](third / "checkpoint_000001")
     before.on_trial_result("c", {"epoch": 1, "val_accuracy": 0.25})
 
     after = new_searcher(study, quick)
