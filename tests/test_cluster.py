@@ -122,7 +122,7 @@ def head_started_by(driver: int) -> str:
     """The address of the cluster that a driver has started, from the command line of its raylet."""
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
-            address = re.search(r"raylet\0.*--gcs-address=([^\0]+)", (place / "cmdline").read_text(errors="replace"))
+            address = re.search(r"raylet\0.*?\0--gcs-address=([^\0]+)", (place / "cmdline").read_text(errors="replace"))
             if address and f"PPid:\t{driver}\n" in (place / "status").read_text():
                 return address[1]
     raise AssertionError("the driver has started no raylet")
