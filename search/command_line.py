@@ -43,7 +43,7 @@ examples
 
 exit codes
   0 the search ended by itself   1 no trial succeeded, or storage failed   2 bad input   130 interrupted; can be resumed
-  Ctrl-C ends a search in good order, and a second one at once; while Ray starts, it may have to be given twice.
+  Ctrl-C ends a search in good order, and a second one at once.
 """
 
 

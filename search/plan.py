@@ -42,11 +42,6 @@ class Plan:
     resume: bool
     retraining: Retraining | None = None
 
-    @property
-    def num_trials(self) -> int | None:
-        """How many train at most; None: as many as the time allows."""
-        return self.config.search.num_samples if self.retraining is None else sum(self.retraining.wanted.values())
-
     def announce(self, console: Console) -> None:
         """What the command line decided by itself."""
         if self.config.search.notice:

@@ -218,5 +218,3 @@ def test_200_trials_with_workers_that_are_killed_all_the_time_lose_none(tmp_path
     assert after < before + 20
     before, after = growth(samples, "memory_mib")
     assert after < before + 20
-    snapshots = [file.stat().st_size for file in (tmp_path / "runs" / "run").glob("experiment_state-*.json")]
-    assert snapshots and max(snapshots) < 1000  # else Ray writes all trials again at every other checkpoint

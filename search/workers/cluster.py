@@ -88,7 +88,7 @@ def ray_started(config: SearchConfig, ends_at: float | None = None) -> Iterator[
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     is_local = local_ray.is_local(config.resources.address)
     if is_local:
-        local_ray.start(config.resources, config.search.num_samples, ends_at)
+        local_ray.start(ends_at)
     else:
         _join(config.resources.address or os.environ["RAY_ADDRESS"])
     try:

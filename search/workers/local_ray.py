@@ -13,9 +13,8 @@ from pathlib import Path
 
 import ray
 
-from search.config import ResourcesConfig
 from search.record.run_directory import SearchError
-from search.workers import TOKEN_VARIABLES, ray_hooks
+from search.workers import TOKEN_VARIABLES
 
 TRIES = 2
 SECONDS_A_TRY = 45.0  # Ray waits for 30 s, and does some things before
@@ -36,17 +35,16 @@ def is_local(address: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def starting_meanwhile(resources: ResourcesConfig, num_trials: int | None) -> Iterator[None]:
+def starting_meanwhile(address: str | None) -> Iterator[None]:
     """Start Ray on this machine while the block imports and loads what a search needs, both for seconds.
 
     `start` within it takes Ray over, and raises what went wrong. Where a cluster is joined, nothing happens.
-    `num_trials`: that will train at most; None: there is no bound.
     """
     global _starting
-    if not is_local(resources.address):
+    if not is_local(address):
         yield
         return
-    _starting = begin(resources, num_trials)
+    _starting = begin()
     try:
         yield
     finally:
@@ -59,13 +57,13 @@ def starting_meanwhile(resources: ResourcesConfig, num_trials: int | None) -> It
 _starting: Future[None] | None = None
 
 
-def start(resources: ResourcesConfig, num_trials: int | None, ends_at: float | None = None) -> None:
+def start(ends_at: float | None = None) -> None:
     """Start Ray, or wait for the start in the background; one try has its time even if `ends_at` comes before.
 
     `ends_at` is a time.monotonic(). Raises SearchError.
     """
     global _starting
-    starting = begin(resources, num_trials) if _starting is None else _starting
+    starting = begin() if _starting is None else _starting
     seconds = SECONDS_A_TRY * TRIES
     if ends_at is not None:
         seconds = min(seconds, max(SECONDS_A_TRY, ends_at - time.monotonic()))
@@ -77,14 +75,14 @@ def start(resources: ResourcesConfig, num_trials: int | None, ends_at: float | N
     _starting = None
 
 
-def begin(resources: ResourcesConfig, num_trials: int | None) -> Future[None]:
+def begin() -> Future[None]:
     """Start Ray in the background, with a second try where that may help."""
     started: Future[None] = Future()
 
     def attempt(tries_left: int) -> None:
         # Ray's processes end with the thread that has started them: those of a failed try are gone before the next.
         try:
-            init(resources, num_trials)
+            init()
         except OSError as error:
             started.set_exception(SearchError(NO_PLACE.format(error=error, place=directory_of_ray())))
         except Exception as error:  # Ray's own word for its node that does not answer
@@ -101,11 +99,10 @@ def begin(resources: ResourcesConfig, num_trials: int | None) -> Future[None]:
     return started
 
 
-def init(resources: ResourcesConfig, num_trials: int | None) -> None:
+def init() -> None:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     make_token()
-    with ray_hooks.while_starting(fill_all_cores(resources, num_trials)):
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
 
 
 def directory_of_ray() -> Path:
@@ -133,22 +130,3 @@ def make_token() -> None:
             file.chmod(0o600)
     except (OSError, RuntimeError):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def fill_all_cores(resources: ResourcesConfig, num_trials: int | None) -> bool:
-    """Whether each core of this machine will train a trial: Ray starts a worker for every core ahead of time, or none.
-
-    `num_trials`: that will train at most; None: there is no bound.
-    """
-    if resources.cpus_per_trial != 1 or (
-        has_gpu() if resources.gpus_per_trial is None else resources.gpus_per_trial > 0
-    ):
-        return False
-    bounds = [bound for bound in (num_trials, resources.max_concurrent) if bound is not None]
-    cores = os.cpu_count() or 1
-    return min(bounds, default=cores) >= cores
-
-
-def has_gpu() -> bool:
-    """Whether this machine has one of NVIDIA's or AMD's, without the seconds that importing torch takes."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()

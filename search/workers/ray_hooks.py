@@ -1,16 +1,13 @@
 """Every hook into Ray's insides: the only file that names something private of Ray.
 
-Each one says which loss it prevents, or what it buys by `tests/benchmarks/hooks.py`. If what it touches is not there,
-as in a newer Ray, it leaves Ray as it is, with one line of warning. CONVSEARCH_HOOKS_OFF switches off those that it
-names (`workers_ahead,ready_workers`), or `all`: a search then costs more seconds, or holds less, but works.
+Each one says which loss it prevents. If what it touches is not there, as in a newer Ray, it leaves Ray as it is, with
+one line of warning. CONVSEARCH_HOOKS_OFF switches off those that it names (`short_memory,a_death_counts_once`), or
+`all`: a search then holds less, but works.
 """
 
-import contextlib
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -41,7 +38,7 @@ def tried(hook: Callable[..., None], *arguments: Any) -> None:
 def mend(tune_controller: Any) -> None:
     """Put the hooks into a search's loop; `tune_controller` is what Ray Tune hands to a scheduler."""
     controller = tune_controller.get_trials.__self__  # behind a wrapper
-    for hook in (ready_workers, every_error_is_a_death, a_death_counts_once, short_memory):
+    for hook in (every_error_is_a_death, a_death_counts_once, short_memory):
         tried(hook, controller)
 
 
@@ -49,58 +46,6 @@ def present(owner: Any, *names: str) -> None:
     """Raises AttributeError for a name that is not there."""
     for name in names:
         getattr(owner, name)
-
-
-# The start
-
-
-@contextlib.contextmanager
-def while_starting(ahead: bool) -> Iterator[None]:
-    """Around ray.init on this machine; `ahead`: its cores will all train a trial."""
-    with contextlib.ExitStack() as undone:
-        if ahead:
-            tried(workers_ahead, undone)
-        yield
-
-
-def workers_ahead(undone: contextlib.ExitStack) -> None:
-    """A worker for each core is started ahead of time, has imported what a trial needs, and is kept until it comes.
-
-    With `ready_workers` this lets the first trial begin two seconds earlier. Ray's names of settings, not of code.
-    """
-    undone.enter_context(
-        environment(
-            RAY_prestart_worker_first_driver="1",
-            RAY_preload_python_modules="search.workers.trainable",
-            RAY_idle_worker_killing_time_threshold_ms="3600000",  # Ray's one second is less than imports and data take
-            PYTHONPATH=os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
-        )
-    )
-
-
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Environment variables for processes that this one starts meanwhile; what the user has given to Ray stays."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in variables.items() if name not in before or name == "PYTHONPATH"})
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]
-
-
-# The loop
-
-
-def ready_workers(controller: Any) -> None:
-    """Trials take workers that are ready: Tune would give each a runtime environment, and so a new process."""
-    present(controller._class_cache, "get")
-    if ray.get_runtime_context().runtime_env:  # workers of a cluster need it: they bring our code there
-        return
-    controller._class_cache.get = functools.cache(ray.remote)
 
 
 def every_error_is_a_death(controller: Any) -> None:

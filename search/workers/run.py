@@ -13,7 +13,7 @@ def carry_out(plan: Plan, is_dry: bool, console: Console, started: float) -> int
     """
     from search.workers.local_ray import starting_meanwhile
 
-    with starting_meanwhile(plan.config.resources, plan.num_trials):
+    with starting_meanwhile(plan.config.resources.address):
         from search.screen.ending import report
         from search.workers.measuring import dry_run
         from search.workers.tuner import run_retraining, run_search

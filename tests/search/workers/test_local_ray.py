@@ -3,36 +3,11 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from search.config import ResourcesConfig
 from search.record.run_directory import SearchError
 from search.workers import local_ray
-
-
-@pytest.mark.parametrize(
-    ("num_trials", "resources", "num_gpus", "expected"),
-    [
-        (4, {}, 0, True),
-        (3, {}, 0, False),
-        (None, {}, 0, True),
-        (50, {"cpus_per_trial": 2}, 0, False),
-        (50, {"cpus_per_trial": 0.5}, 0, False),
-        (50, {"max_concurrent": 3}, 0, False),
-        (50, {"max_concurrent": 4}, 0, True),
-        (50, {}, 1, False),
-        (50, {"gpus_per_trial": 0.25}, 1, False),
-        (50, {"gpus_per_trial": 0}, 1, True),
-    ],
-)
-def test_workers_are_started_ahead_only_where_every_core_trains_a_trial(
-    num_trials: int | None, resources: dict[str, Any], num_gpus: int, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(local_ray, "has_gpu", lambda: num_gpus > 0)
-    assert local_ray.fill_all_cores(ResourcesConfig(**resources), num_trials) is expected
 
 
 @pytest.mark.parametrize(
@@ -100,23 +75,23 @@ def test_a_start_that_fails_is_tried_once_more_if_that_can_help_and_is_one_sente
 ) -> None:
     left, calls = list(errors), []
 
-    def init(*_: Any) -> None:
+    def init() -> None:
         calls.append(1)
         if left:
             raise left.pop(0)
 
     monkeypatch.setattr(local_ray, "init", init)
     if words is None:
-        local_ray.start(ResourcesConfig(), None)
+        local_ray.start()
     else:
         with pytest.raises(SearchError, match=words):
-            local_ray.start(ResourcesConfig(), None)
+            local_ray.start()
     assert len(calls) == tries
 
 
 @pytest.mark.parametrize("ends_in", [None, 0.0])
 def test_a_start_that_hangs_is_given_up(ends_in: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_ray, "init", lambda *_: time.sleep(3))
+    monkeypatch.setattr(local_ray, "init", lambda: time.sleep(3))
     monkeypatch.setattr(local_ray, "SECONDS_A_TRY", 0.2)
     with pytest.raises(SearchError, match="it has not done so in"):
-        local_ray.start(ResourcesConfig(), None, None if ends_in is None else time.monotonic() + ends_in)
+        local_ray.start(None if ends_in is None else time.monotonic() + ends_in)
