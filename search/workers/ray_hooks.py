@@ -37,7 +37,7 @@ def tried(hook: Callable[..., None], *arguments: Any) -> None:
 
 def mend(tune_controller: Any) -> None:
     """Put the hooks into a search's loop; `tune_controller` is what Ray Tune hands to a scheduler."""
-    controller = tune_controller.get_trials.__self__  # behind a wrapper
+    controller = getattr(tune_controller.get_trials, "__self__", None)  # what hides behind a wrapper
     for hook in (every_error_is_a_death, a_death_counts_once, short_memory):
         tried(hook, controller)
 

@@ -47,7 +47,9 @@ def workers_of(driver: int) -> set[int]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("off", ["", "all"], ids=["with all hooks", "without any"])
+@pytest.mark.parametrize(
+    "off", [pytest.param("", marks=pytest.mark.slow), "all"], ids=["with all hooks", "without any"]
+)
 def test_a_search_ends_goes_on_and_outlives_a_worker_with_hooks_and_without(
     off: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
