@@ -167,6 +167,7 @@ def test_a_diverged_trial_stands_below_one_that_was_stopped_earlier(search_run):
     assert numbers[-2:] == [3, diverged]
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_and_a_hundred_classes_make_a_page_under_5_mb(make_run, trained):
     results = large(1000)
     ends = pd.Timestamp("2030-01-01", tz="UTC") + pd.to_timedelta(results.epochs["epoch_seconds"].cumsum(), unit="s")

@@ -34,6 +34,7 @@ def test_every_benchmark_says_how_it_is_called(tmp_path: Path) -> None:
         assert f"tests/benchmarks/{name}.py" in run(name, "--help", cwd=tmp_path)
 
 
+@pytest.mark.benchmark
 def test_training_is_measured_against_its_ceiling(tmp_path: Path) -> None:
     arguments = ["--networks", "small", "--rounds", "2", "--images", "256", "--json", "found.json"]
     assert "| small |" in run("training_step", *arguments, cwd=tmp_path)
