@@ -12,7 +12,7 @@ from hypothesis import settings
 torch.set_num_threads(1)
 os.environ.update(RAY_worker_niceness="0")  # of searches in tests: else the trials of one starve beside another
 
-settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
 

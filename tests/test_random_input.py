@@ -518,8 +518,8 @@ def check_analysis(arguments: list[str], files: dict[str, bytes], draws: bool = 
 # The tests
 
 RANDOM = (  # what it is, examples of it, what holds, and of how many: by default, and among the slow tests
-    ("config files", st.tuples(config_files), check_config_file, 300, 9000),
-    ("command lines", lines_and_files(search_lines), check_search, 150, 900),
+    ("config files", st.tuples(config_files), check_config_file, 350, 9000),
+    ("command lines", lines_and_files(search_lines), check_search, 100, 900),
     ("run directories", lines_and_files(analysis_lines), check_analysis, 50, 90),
     ("run directories whose figures are drawn", drawn_runs, check_analysis, 0, 10),
 )

@@ -63,6 +63,7 @@ def drawn_by(notebook: NotebookNode) -> set[str]:
     return {id for id, lines in cells.items() if re.match(r"(figures\.)?plot_\w+\(", lines[-1])}
 
 
+@pytest.mark.slow
 def test_explore_trials_shows_the_newest_run(search_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert search_run.path.parent == tmp_path / "runs"
     done = execute("explore_trials", tmp_path, monkeypatch)

@@ -6,7 +6,7 @@ from pathlib import Path
 from search.screen.terminal import Terminal
 
 terminal = Terminal()
-for number in range(20_000):
-    terminal.print(number)
+for number in range(2_000):
+    terminal.print(number, "x" * 100)
 print("also an error", file=sys.stderr, flush=True)
 Path(sys.argv[1]).touch()
