@@ -121,11 +121,13 @@ def make_token() -> None:
     try:
         file = Path.home() / ".ray" / "auth_token"
         file.parent.mkdir(mode=0o700, exist_ok=True)
-        with (
-            contextlib.suppress(FileExistsError),
-            os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream,
-        ):
-            stream.write(secrets.token_hex(32))
+        if not file.exists():
+            descriptor, unlinked = tempfile.mkstemp(dir=file.parent)  # which only this user can read
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(secrets.token_hex(32))
+            with contextlib.suppress(FileExistsError):  # another program was faster
+                os.link(unlinked, file)
+            Path(unlinked).unlink()
         if file.stat().st_mode & 0o077:
             file.chmod(0o600)
     except (OSError, RuntimeError):
