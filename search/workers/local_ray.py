@@ -122,12 +122,12 @@ def make_token() -> None:
         file = Path.home() / ".ray" / "auth_token"
         file.parent.mkdir(mode=0o700, exist_ok=True)
         if not file.exists():
-            descriptor, unlinked = tempfile.mkstemp(dir=file.parent)  # which only this user can read
+            descriptor, temporary = tempfile.mkstemp(dir=file.parent)  # which only this user can read
             with os.fdopen(descriptor, "w") as stream:
                 stream.write(secrets.token_hex(32))
             with contextlib.suppress(FileExistsError):  # another program was faster
-                os.link(unlinked, file)
-            Path(unlinked).unlink()
+                os.link(temporary, file)
+            Path(temporary).unlink()
         if file.stat().st_mode & 0o077:
             file.chmod(0o600)
     except (OSError, RuntimeError):
