@@ -5,6 +5,7 @@ directory of its own and may write nowhere else.
 """
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -252,6 +253,7 @@ def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 def changed(draw: st.DrawFn, document: Any, new: st.SearchStrategy[Any], names: st.SearchStrategy[str]) -> Any:
     """A document with something in it replaced, taken out or put in."""
+    new = new.map(copy.deepcopy)  # as a value may be one of a constant list, and is changed in its turn
     found = list(places_in(document))
     if not found:
         return draw(new)
