@@ -1,7 +1,6 @@
 """Run directories made by hand: an Optuna journal, and checkpoints of small networks trained on digits."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from made_runs import MadeRun
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -79,52 +79,18 @@ def trained(digits: TrainData, tmp_path_factory: pytest.TempPathFactory) -> dict
     return places
 
 
-class Run:
+class Run(MadeRun):
     """A run directory under construction."""
 
     DEFAULTS, DEEPER, SETTINGS = DEFAULTS, DEEPER, SETTINGS
 
     def __init__(self, path: Path, settings: Mapping[str, Any] = SETTINGS) -> None:
-        self.path = path
+        self.path, self.defaults, self.distributions = path, DEFAULTS, DISTRIBUTIONS
         path.mkdir(parents=True)
         (path / "search.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False))
         (path / "environment.json").write_text(json.dumps(ENVIRONMENT))
         storage = JournalStorage(JournalFileBackend(str(path / "study.journal")))
         self.study = optuna.create_study(storage=storage, study_name="any name", direction="maximize")
-
-    def trial(
-        self,
-        values: list[float],
-        state: TrialState | None = TrialState.COMPLETE,
-        params: dict[str, Any] = DEFAULTS,
-        constraint: float | None = None,
-        **user_attrs: Any,
-    ) -> int:
-        """A trial that reported these val accuracies; state None leaves it RUNNING. Its number."""
-        self.study.enqueue_trial(params)
-        trial = self.study.ask({path: DISTRIBUTIONS[path] for path in params})
-        for epoch, value in enumerate(values, start=1):
-            trial.report(value, epoch)
-        for key, value in user_attrs.items():
-            trial.set_user_attr(key, value)
-        if constraint is not None:
-            trial.set_constraint("feasible", constraint)
-        if state == TrialState.COMPLETE:
-            self.study.tell(trial, values[-1])
-        elif state is not None:
-            self.study.tell(trial, state=state)
-        return trial.number
-
-    def checkpoint(self, number: int, source: Path, index: int = 0, ray_id: str = "a1b2c") -> Path:
-        """A copy of a checkpoint where Ray would have put it."""
-        place = self.path / f"trial_{number:04d}_{ray_id}" / f"checkpoint_{index:06d}"
-        shutil.copytree(source, place)
-        return place
-
-    @staticmethod
-    def recorded(checkpoint: Path) -> list[float]:
-        """val_accuracy of each epoch, read from meta.json without the project's code."""
-        return [result["val_accuracy"] for result in json.loads((checkpoint / "meta.json").read_text())["results"]]
 
     @staticmethod
     def edit_meta(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:

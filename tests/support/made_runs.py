@@ -57,6 +57,7 @@ class MadeRun:
     def __init__(self, path: Path, config: SearchConfig) -> None:
         self.path, self.config = path, config
         path.mkdir(parents=True, exist_ok=True)
+        self.defaults, self.distributions = config.search_space.default_params(), config.search_space.distributions()
         (path / "search.yaml").write_text(config.to_yaml())
         (path / "environment.json").write_text(json.dumps([ENVIRONMENT]))
         storage = JournalStorage(JournalFileBackend(str(path / "study.journal")))
@@ -74,10 +75,9 @@ class MadeRun:
 
         Its number.
         """
-        params = self.config.search_space.default_params() if params is None else params
-        distributions = self.config.search_space.distributions()
+        params = self.defaults if params is None else params
         self.study.enqueue_trial(params)
-        trial = self.study.ask({path: distributions[path] for path in params})
+        trial = self.study.ask({path: self.distributions[path] for path in params})
         for epoch, value in enumerate(values, start=1):
             trial.report(value, epoch)
         for key, value in user_attrs.items():
