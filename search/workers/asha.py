@@ -21,9 +21,8 @@ class InTime(FIFOScheduler):
     searcher: StudySearcher | None = None
     mended = False
 
-    def choose_trial_to_run(
-        self, tune_controller: Any
-    ) -> Any:  # Ray asks at every step, first before any worker has one
+    # Ray asks at every step, first before any worker has a trial.
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
         if not self.mended:
             self.mended = True
             ray_hooks.mend(tune_controller)
