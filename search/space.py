@@ -215,6 +215,8 @@ def layer_by_layer(config: TrialConfig) -> dict[str, Any]:
     for field in PER_LAYER_FIELDS:
         values[f"model.{field}"] = tuple(model.at(field, layer) for layer in range(model.depth))
     values["model.width_growth"] = values["model.width"]
+    grouped = model.layers_per_stage if model.residual else 1
+    values["model.layers_per_stage"] = grouped, *(values[f"model.{field}"] for field in PER_LAYER_FIELDS)
     return values
 
 

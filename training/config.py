@@ -73,23 +73,30 @@ class DataConfig(FrozenConfig):
 AUGMENTATION_OFF = {"crop_padding": 0, "flip": False, "cutout": 0}
 
 
-class ModelConfig(FrozenConfig):
-    """A stack of `depth` convolution blocks and a linear classifier.
+OFF = {"stride": 1, "pooling": "none"}  # in all layers of a stage but its first
 
-    width, kernel_size, stride, padding and pooling take one value for all layers or a list with one per layer.
+
+class ModelConfig(FrozenConfig):
+    """A stack of `depth` convolution blocks in stages, and a linear classifier.
+
+    width, kernel_size, stride, padding and pooling take one value or a list with one per layer. One width grows from
+    stage to stage; one stride or pooling acts in the first layer of every stage.
     """
 
     depth: Annotated[int, Field(ge=1, le=50)] = 3  # number of convolution layers
+    layers_per_stage: Annotated[int, Field(ge=1, le=50)] = 1  # the last stage may be shorter
     width: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 32  # channels of the first layer, or of each
-    width_growth: Annotated[float, Field(ge=1.0, le=4.0)] = 2.0  # factor from layer to layer; 1.0 if width is a list
+    width_growth: Annotated[float, Field(ge=1.0, le=4.0)] = 2.0  # factor from stage to stage; no effect on a list
     kernel_size: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 3
     stride: PositiveInt | Annotated[tuple[PositiveInt, ...], Sequence] = 1
     padding: Padding | Annotated[tuple[Padding, ...], Sequence] = "same"  # pixels a side; valid = 0, same = K//2
     pooling: Pooling | Annotated[tuple[Pooling, ...], Sequence] = "max"  # 2 x 2 with stride 2, after the convolution
+    residual: bool = False  # x + f(x), f being all layers of a stage after its first
     batch_norm: bool = True
     activation: Literal["relu", "gelu", "silu"] = "relu"
     dropout: Fraction = 0.0  # probability, before the classifier
-    head: Literal["average", "flatten"] = "average"  # global average pooling, or every position as a feature
+    head: Literal["average", "max", "flatten"] = "average"  # mean or maximum of a channel, or all positions as features
+    init: Literal["default", "dirac"] = "default"  # torch's random filters; dirac: the first ones pass a channel on
 
     @model_validator(mode="after")
     def _one_value_per_layer(self) -> "ModelConfig":
@@ -115,11 +122,14 @@ class ModelConfig(FrozenConfig):
         return self
 
     def at(self, field: str, layer: int) -> Any:
-        """A per-layer field in one layer, counted from 0: width with its growth, beyond a list its last value."""
+        """What a per-layer field is in one layer, counted from 0; beyond the end of a list its last value."""
         value = getattr(self, field)
         if isinstance(value, tuple):
             return value[min(layer, len(value) - 1)]
-        return round(value * self.width_growth**layer) if field == "width" else value
+        stage, place = divmod(layer, self.layers_per_stage)
+        if field == "width":
+            return round(value * self.width_growth**stage)
+        return OFF[field] if place and field in OFF else value
 
     def pixels_padded(self, layer: int) -> int:
         """Zeros added on each side of the input of one layer."""
@@ -132,12 +142,13 @@ class ModelConfig(FrozenConfig):
 class OptimizerConfig(FrozenConfig):
     """An optimizer and its learning-rate schedule over all epochs."""
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    learning_rate: PositiveFloat = 0.05  # the highest of the schedule
-    momentum: Fraction = 0.9  # of sgd (nesterov) and rmsprop; adam and adamw keep beta_1 = 0.9
-    nesterov: bool = True  # sgd only
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "sgd"
+    learning_rate: PositiveFloat = 0.05  # the highest of the schedule; of muon that of convolution filters
+    other_learning_rate: PositiveFloat = 0.05  # muon only: of norms, biases and the classifier, which sgd trains
+    momentum: Fraction = 0.9  # of sgd, muon and rmsprop; adam and adamw keep beta_1 = 0.9
+    nesterov: bool = True  # sgd and muon only
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 5e-4  # not on norms and biases
-    schedule: Literal["constant", "cosine", "one_cycle"] = "one_cycle"
+    schedule: Literal["constant", "cosine", "one_cycle", "linear"] = "one_cycle"
 
 
 class TrainConfig(FrozenConfig):
@@ -145,7 +156,8 @@ class TrainConfig(FrozenConfig):
 
     epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2, le=LARGEST)] = 128  # images; the last, smaller batch of an epoch is used too
-    label_smoothing: Fraction = 0.0  # of the training loss; val and test losses are plain cross-entropy
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"  # what is minimised; mse: of the softmax probabilities
+    label_smoothing: Fraction = 0.0  # in training; val and test losses are plain cross-entropy
     seed: Seed = 0  # of weights, order, augmentation, dropout; a search derives it for each trial
 
 
@@ -173,7 +185,7 @@ class TrialConfig(FrozenConfig):
                 section, _, field = path.partition(".")
                 nested[section][field] = value
         model = nested["model"]
-        scalars = {key: model[key] for key in ("depth", "width", "width_growth")}
+        scalars = {key: model[key] for key in ("depth", "layers_per_stage", "width", "width_growth")}
         if isinstance(scalars["width"], list | tuple):
             del scalars["width"]
         try:
@@ -193,9 +205,9 @@ def _one_per_layer(field: str, value: Any, config: ModelConfig) -> list[Any]:
     """A field's values for every layer of a config; if a list is too short its last value is repeated."""
     if isinstance(value, list | tuple):
         return [*value, *value[-1:] * config.depth][: config.depth]
-    if field == "width":
-        return [config.at(field, layer) for layer in range(config.depth)]
-    return [value] * config.depth
+    if field != "width":  # which has been validated
+        config = config.model_copy(update={field: value})
+    return [config.at(field, layer) for layer in range(config.depth)]
 
 
 def config_paths(config: type[BaseModel], prefix: str = "") -> Iterator[str]:

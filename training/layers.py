@@ -81,22 +81,38 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Head:
-    """Feature maps to features: the mean of each channel, or every position."""
+class Addition:
+    """x + f(x), where f is the last `num_layers` convolution layers and x their input."""
 
-    name: Literal["average", "flatten"]
+    name: str  # add0, add1, ...: by stage
+    input_shape: Shape
+    num_layers: int
+    num_params: ClassVar[int] = 0
+    multiply_adds: ClassVar[int] = 0
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.input_shape
+
+
+@dataclass(frozen=True)
+class Head:
+    """Feature maps to features: the mean or the maximum of each channel, or every position."""
+
+    name: Literal["average", "max", "flatten"]
     input_shape: Shape
     num_params: ClassVar[int] = 0
     multiply_adds: ClassVar[int] = 0
 
     @property
     def output_shape(self) -> tuple[int]:
-        return (self.input_shape[0] if self.name == "average" else prod(self.input_shape),)
+        return (prod(self.input_shape) if self.name == "flatten" else self.input_shape[0],)
 
     def module(self) -> "nn.Sequential":
         from torch import nn
 
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1) if self.name == "average" else nn.Identity(), nn.Flatten())
+        pooling = {"average": nn.AdaptiveAvgPool2d(1), "max": nn.AdaptiveMaxPool2d(1), "flatten": nn.Identity()}
+        return nn.Sequential(pooling[self.name], nn.Flatten())
 
 
 @dataclass(frozen=True)
@@ -125,14 +141,17 @@ class Classifier:
         return nn.Linear(self.input_shape[0], self.num_classes)
 
 
-Layer = Convolution | Pooling | Head | Classifier
+Layer = Convolution | Pooling | Addition | Head | Classifier
 
 
 def network_layers(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[Layer]:
-    """Every layer that changes the shape, from (C, H, W) to (num_classes,). Raises InfeasibleError."""
+    """All layers but norms and activations, from (C, H, W) to (num_classes,). Raises InfeasibleError."""
     layers: list[Layer] = []
-    shape = input_shape
+    shape = branched = input_shape
     for index in range(config.depth):
+        stage, place = divmod(index, config.layers_per_stage)
+        if place == 1:
+            branched = shape
         convolution = Convolution(
             f"conv{index}",
             shape,
@@ -148,6 +167,12 @@ def network_layers(config: ModelConfig, input_shape: Shape, num_classes: int) ->
             pooling = Pooling(f"pool{index}", shape, config.at("pooling", index))
             layers.append(pooling)
             shape = pooling.output_shape
+        stage_ends = place == config.layers_per_stage - 1 or index == config.depth - 1
+        if config.residual and place and stage_ends:
+            if shape != branched:
+                before, after = (" x ".join(map(str, each)) for each in (branched, shape))
+                raise InfeasibleError(f"conv{index}: a residual sum needs equal shapes, got {before} and {after}")
+            layers.append(Addition(f"add{stage}", shape, num_layers=place))
     head = Head(config.head, shape)
     return [*layers, head, Classifier(head.output_shape, num_classes)]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -25,7 +25,10 @@ WORST_VAL_ACCURACY = 0.0  # what a diverged epoch is worth: finite, so that sche
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch of training did. Losses are mean cross-entropies in nats, NaN if it diverged."""
+    """What one epoch of training did.
+
+    Losses are mean cross-entropies in nats, whatever was minimised; NaN if it diverged.
+    """
 
     epoch: int  # counted from 1
     train_loss: float  # with label smoothing and augmentation, in training mode, averaged over the epoch
@@ -122,22 +125,31 @@ def train_epoch(
     Ends early, with a NaN loss, if the loss is not finite; on a GPU with the epoch.
     """
     model, device = state.model, state.device
-    smoothing = state.config.train.label_smoothing
+    config = state.config.train
     sums = Sums(device)
     model.train()
     for step, (images, labels) in enumerate(augmented(batches, state.config.data, data, device), start=1):
         with autocast(device):
             logits = model(images)
-        loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        logits = logits.float()
+        loss = cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         learning_rate = float(state.optimizer.param_groups[0]["lr"])
         state.optimizer.zero_grad()
-        loss.backward()
+        minimised = loss if config.loss == "cross_entropy" else squared_error(logits, labels, config.label_smoothing)
+        minimised.backward()
         state.optimizer.step()
         state.schedule.step()
         sums.add(loss, logits, labels)
         if device.type == "cpu" and step % STEPS_BETWEEN_LOSS_CHECKS == 0 and not sums.loss.isfinite():
             return math.nan, 0.0, learning_rate
     return *sums.averages(), learning_rate
+
+
+def squared_error(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Mean squared error between softmax probabilities (B, num_classes) and one-hot labels, which may be smoothed."""
+    num_classes = logits.shape[1]
+    wanted = one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
+    return mse_loss(logits.softmax(1), wanted)
 
 
 def augmented(

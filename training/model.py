@@ -7,9 +7,16 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig
 from training.geometry import Shape
-from training.layers import Classifier, Convolution, Head, Pooling, network_layers
+from training.layers import Addition, Classifier, Convolution, Head, Pooling, network_layers
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class Residual(nn.Sequential):
+    """x + f(x), f being its blocks."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + super().forward(features)
 
 
 class ConvNet(nn.Module):
@@ -42,10 +49,17 @@ class ConvNet(nn.Module):
             match layer:
                 case Convolution():
                     norm = [layer.norm()] if layer.batch_norm else []
-                    block = nn.Sequential(layer.module(), *norm, ACTIVATIONS[config.activation]())
+                    convolution = layer.module()
+                    block = nn.Sequential(convolution, *norm, ACTIVATIONS[config.activation]())
                     self.blocks.append(block)
+                    if config.init == "dirac":
+                        pass_on(convolution.weight)
                 case Pooling():
                     block.insert(1, layer.module())
+                case Addition():
+                    blocks = list(self.blocks[-layer.num_layers :])
+                    del self.blocks[-layer.num_layers :]
+                    self.blocks.append(Residual(*blocks))
                 case Head():
                     self.head = nn.Sequential(*layer.module(), nn.Dropout(config.dropout))
                 case Classifier():
@@ -59,3 +73,9 @@ class ConvNet(nn.Module):
             raise ValueError(f"images must be (N, {', '.join(map(str, self.input_shape))}), got {tuple(images.shape)}")
         normalised = (images.float() - self.mean) / self.std
         return self.classifier(self.head(self.blocks(normalised)))
+
+
+def pass_on(filters: Tensor) -> None:
+    """Make the first filters (O, C, K, K) of a convolution pass channel 0, 1, ... on; the others stay as they are."""
+    with torch.no_grad():
+        nn.init.dirac_(filters[: filters.shape[1]])

@@ -37,7 +37,7 @@ def few_digits(digits: TrainData) -> TrainData:
 
 MOST = {  # if a config allows more than is quick, or hardly ever fits into an image
     **{"depth": 4, "width": 6, "width_growth": 2.0, "kernel_size": 6, "stride": 3, "padding": 3},
-    **{"crop_padding": 7, "cutout": 7},
+    **{"crop_padding": 7, "cutout": 7, "learning_rate": 10.0, "other_learning_rate": 10.0, "weight_decay": 1.0},
 }
 
 

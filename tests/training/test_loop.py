@@ -2,19 +2,22 @@
 
 import dataclasses
 import math
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
 
 from training import loop as loop_module
 from training.checkpoint import load_state, save_checkpoint
 from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrialConfig
 from training.data import TrainData, batch_loader
 from training.evaluate import evaluate
-from training.loop import EpochResult, TrainState, new_state, train, train_epoch
+from training.geometry import InfeasibleError
+from training.loop import EpochResult, TrainState, new_state, squared_error, train, train_epoch
 
 TINY = TrialConfig(
     data=DataConfig(dataset="digits", image_size=8, crop_padding=2, flip=True, cutout=2),
@@ -52,8 +55,8 @@ def everything(state: TrainState) -> list[Any]:
     return [numbers(state.results), *(part.state_dict() for part in parts)]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle", "linear"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "muon"])
 def test_continued_equals_uninterrupted(name: str, schedule: str, few_digits: TrainData, tmp_path: Path):
     config = TINY.override({"optimizer.name": name, "optimizer.schedule": schedule})
     uninterrupted = new_state(config, few_digits)
@@ -81,6 +84,29 @@ def test_a_caller_may_stop_and_go_on_with_the_same_state(few_digits: TrainData):
         next(train(parts, few_digits))
     assert_same(everything(parts), everything(whole))
     assert list(train(parts, few_digits)) == []
+
+
+@settings(max_examples=25)
+@given(config=...)
+def test_any_training_that_is_continued_equals_an_uninterrupted_one(config: TrialConfig, few_digits: TrainData):
+    """Every field of model, optimizer and train is drawn, in combination."""
+    fixed = {"data": {**TINY.data.model_dump(), "flip": config.data.flip}}
+    config = TrialConfig.model_validate(config.model_dump() | fixed).override({"train.epochs": 2})
+    config = config.override({"train.batch_size": max(16, min(64, config.train.batch_size))})
+    try:
+        whole = new_state(config, few_digits)
+    except InfeasibleError:
+        assume(False)
+    list(train(whole, few_digits))
+    parts = new_state(config, few_digits)
+    next(train(parts, few_digits))
+    with tempfile.TemporaryDirectory() as directory:
+        save_checkpoint(parts, directory)
+        continued = load_state(directory, few_digits)
+    list(train(continued, few_digits))
+    assert repr(numbers(continued.results)) == repr(numbers(whole.results))  # a NaN does not equal itself
+    if not whole.results[-1].diverged:
+        assert_same(everything(continued), everything(whole))
 
 
 def test_the_seed_decides(few_digits: TrainData):
@@ -167,6 +193,28 @@ def test_train_loss_and_accuracy_are_sums_over_the_batches(few_digits: TrainData
     assert [len(part) for part in logits] == [64, 64, 20, 2]
     assert loss == pytest.approx(float(expected.mean()), rel=1e-6)
     assert accuracy == float((log_probabilities.argmax(1) == labels).double().mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mse_is_minimised_and_cross_entropy_is_reported(smoothing: float):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 1, 1])
+    wanted = torch.full((6, 4), smoothing / 4, dtype=torch.float64)
+    wanted[torch.arange(6), labels] += 1 - smoothing
+    probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
+    expected = ((probabilities - wanted) ** 2).sum() / 24
+    torch.testing.assert_close(squared_error(logits, labels, smoothing), expected)
+
+
+def test_the_loss_that_is_chosen_trains_the_network(few_digits: TrainData):
+    results = {}
+    for loss in ("cross_entropy", "mse"):
+        config = TINY.override({"train.loss": loss, "train.epochs": 1, "train.batch_size": 150, "model.dropout": 0.0})
+        state = new_state(config, few_digits)
+        results[loss] = next(train(state, few_digits)), state.model.classifier.weight.detach()
+    (first, weights), (other, other_weights) = results.values()
+    assert first.train_loss == other.train_loss > 1.5  # both cross-entropy, of the one batch before its step
+    assert not weights.equal(other_weights)
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,40 +37,61 @@ def test_costs_are_those_of_a_counted_forward_pass(config: ModelConfig):
     assert 2 * multiply_adds == counter.get_total_flops()
 
 
-def plain_forward(weights: dict[str, torch.Tensor], config: ModelConfig, images: torch.Tensor) -> torch.Tensor:
-    """What a ConvNet of equal layers in eval mode should compute, as one reads it in the config."""
-    features = (images.float() - weights["mean"]) / weights["std"]
-    for layer in range(config.depth):
-        names = [name for name in weights if name.startswith(f"blocks.{layer}.")]
-        convolution = [weights[name] for name in names if name.startswith(f"blocks.{layer}.0.")]
+def plain_forward(
+    weights: dict[str, torch.Tensor], config: ModelConfig, images: torch.Tensor, stages: list[list[str]]
+) -> torch.Tensor:
+    """What a ConvNet of equal layers in eval mode should compute, as one reads it in the config.
+
+    `stages` holds the name of every block in the state dict, stage by stage.
+    """
+
+    def block(features: torch.Tensor, name: str, pooling: str) -> torch.Tensor:
+        names = [key for key in weights if key.startswith(f"{name}.")]
+        convolution = [weights[key] for key in names if key.startswith(f"{name}.0.")]
         features = F.conv2d(features, *convolution, padding="same")
-        if config.pooling != "none":
-            features = {"max": F.max_pool2d, "avg": F.avg_pool2d}[config.pooling](features, 2)
+        if pooling != "none":
+            features = {"max": F.max_pool2d, "avg": F.avg_pool2d}[pooling](features, 2)
         if config.batch_norm:
-            norm = {
-                name.rpartition(".")[2]: weights[name] for name in names if not name.startswith(f"blocks.{layer}.0.")
-            }
+            norm = {key.rpartition(".")[2]: weights[key] for key in names if not key.startswith(f"{name}.0.")}
             features = F.batch_norm(
                 features, norm["running_mean"], norm["running_var"], norm["weight"], norm["bias"], training=False
             )
-        features = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[config.activation](features)
-    features = features.mean((2, 3)) if config.head == "average" else features.flatten(1)
+        return {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[config.activation](features)
+
+    features = (images.float() - weights["mean"]) / weights["std"]
+    for first, *others in stages:
+        summand = features = block(features, first, config.pooling)
+        for name in others:
+            features = block(features, name, "none")
+        if others and config.residual:
+            features = summand + features
+    features = {
+        "average": lambda: features.mean((2, 3)),
+        "max": lambda: features.amax((2, 3)),
+        "flatten": lambda: features.flatten(1),
+    }[config.head]()
     return F.linear(features, weights["classifier.weight"], weights["classifier.bias"])
+
+
+FLAT = [["blocks.0"], ["blocks.1"], ["blocks.2"]]
+IN_PAIRS = [["blocks.0", "blocks.1"], ["blocks.2"]]
+WITH_SUM = [["blocks.0", "blocks.1.0"], ["blocks.2"]]
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "stages"),
     [
-        {"activation": "relu", "pooling": "max", "head": "average"},
-        {"activation": "gelu", "pooling": "avg", "head": "flatten"},
-        {"activation": "silu", "pooling": "none", "head": "average", "dropout": 0.5},
+        ({"activation": "relu", "pooling": "max", "head": "average"}, FLAT),
+        ({"activation": "gelu", "pooling": "avg", "head": "flatten", "layers_per_stage": 2}, IN_PAIRS),
+        ({"pooling": "max", "head": "max", "layers_per_stage": 2, "residual": True}, WITH_SUM),
+        ({"activation": "silu", "pooling": "none", "head": "max", "dropout": 0.5, "residual": True}, FLAT),
     ],
-    ids=lambda fields: fields["activation"],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_forward_computes_what_the_config_says(fields: dict[str, Any], batch_norm: bool):
+def test_forward_computes_what_the_config_says(fields: dict[str, Any], stages: list[list[str]], batch_norm: bool):
     torch.manual_seed(0)
-    config = ModelConfig(depth=2, width=4, batch_norm=batch_norm, **fields)
+    config = ModelConfig(depth=3, width=4, batch_norm=batch_norm, **fields)
     model = ConvNet(config, SHAPE, 5, mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0)).eval()
     for name, value in model.named_parameters():
         value.data = torch.randn_like(value) * 0.3 if "weight" in name else torch.randn_like(value)
@@ -78,7 +100,7 @@ def test_forward_computes_what_the_config_says(fields: dict[str, Any], batch_nor
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
     images = torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8)
-    torch.testing.assert_close(model(images), plain_forward(model.state_dict(), config, images))
+    torch.testing.assert_close(model(images), plain_forward(model.state_dict(), config, images, stages))
     torch.testing.assert_close(model(images), model(images.float()), rtol=0, atol=0)
 
 
@@ -87,6 +109,21 @@ def test_dropout_acts_in_training_only():
     images = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8)
     assert not model.train()(images).equal(model(images))
     assert model.eval()(images).equal(model(images))
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
+def test_dirac_filters_pass_their_channels_on_and_leave_the_others_random(C: int, O: int, K: int):  # noqa: E741
+    fields: dict[str, Any] = {"depth": 1, "width": O, "kernel_size": K, "padding": "valid"}
+    models = {}
+    for init in ("default", "dirac"):
+        torch.manual_seed(0)
+        models[init] = ConvNet(ModelConfig(**fields, init=init), (C, 9, 9), 2)
+    images = torch.rand(2, C, 9, 9)
+    output = models["dirac"].blocks[0][0](images)
+    passed, size = min(C, O), 9 - K + 1
+    first = K // 2  # the centre, or for an even kernel the pixel behind it
+    assert output[:, :passed].equal(images[:, :passed, first : first + size, first : first + size])
+    assert output[:, passed:].equal(models["default"].blocks[0][0](images)[:, passed:])
 
 
 def test_weights_lie_channels_last_and_biases_only_where_no_norm_follows():

@@ -1,18 +1,28 @@
 """Optimizers against updates written by hand, schedules against their closed formulas."""
 
+import copy
 import math
 from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from training.config import ModelConfig, OptimizerConfig
 from training.model import ConvNet
-from training.optimizer import averages_kept, build_optimizer, build_schedule
+from training.optimizer import (
+    NEWTON_SCHULZ_STEPS,
+    Muon,
+    averages_kept,
+    build_optimizer,
+    build_schedule,
+    orthogonalised,
+)
 
-NAMES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+NAMES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "muon": Muon}
 
 
 def test_every_optimizer_of_the_config_is_tested() -> None:
@@ -22,11 +32,13 @@ def test_every_optimizer_of_the_config_is_tested() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_name_gives_its_optimizer_with_the_config_s_numbers(name: str):
     model = ConvNet(ModelConfig(depth=2, width=2), (1, 8, 8), 3)
-    optimizer = build_optimizer(model, OptimizerConfig(name=name, learning_rate=0.02, momentum=0.7, weight_decay=0.3))
+    rate = "other_learning_rate" if name == "muon" else "learning_rate"
+    config = OptimizerConfig(name=name, momentum=0.7, weight_decay=0.3)  # type: ignore[arg-type]
+    optimizer = build_optimizer(model, config.model_copy(update={rate: 0.02}))
     assert type(optimizer) is NAMES[name]
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups[name == "muon" :]:  # whose filters have a test of their own
         assert group["lr"] == 0.02
         assert group.get("momentum", 0.7) == 0.7
         assert group.get("betas", (0.9, 0.999)) == (0.9, 0.999)
@@ -36,9 +48,9 @@ def test_each_name_gives_its_optimizer_with_the_config_s_numbers(name: str):
 @pytest.mark.parametrize("name", get_args(OptimizerConfig.model_fields["name"].annotation))
 def test_averages_kept_are_those_of_a_real_state(name: str, momentum: float):
     config = OptimizerConfig(name=name, momentum=momentum)
-    layer = nn.Linear(5, 3)
+    layer = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(3, 2))
     optimizer = build_optimizer(layer, config)
-    layer(torch.rand(4, 5)).sum().backward()
+    layer(torch.rand(4, 2, 1, 1)).sum().backward()
     optimizer.step()
     for parameter in layer.parameters():
         kept = [value for value in optimizer.state[parameter].values() if value is not None]
@@ -49,6 +61,8 @@ def test_averages_kept_are_those_of_a_real_state(name: str, momentum: float):
 def test_weight_decay_acts_on_weights_but_not_on_norms_and_biases(name: str):
     torch.manual_seed(0)
     model = ConvNet(ModelConfig(depth=2, width=4), (1, 8, 8), 3)
+    if name == "muon":  # of filters behind which a norm follows only the direction counts
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3), nn.LayerNorm(3))
     for parameter in model.parameters():
         parameter.data.uniform_(0.5, 1.0)
         parameter.grad = torch.zeros_like(parameter)
@@ -60,7 +74,7 @@ def test_weight_decay_acts_on_weights_but_not_on_norms_and_biases(name: str):
         f"{path}.{kind}"
         for path, module in model.named_modules()
         for kind, _ in module.named_parameters(recurse=False)
-        if isinstance(module, nn.BatchNorm2d) or kind == "bias"
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm) or kind == "bias"
     }
     assert len(undecayed) == 5
     for path, parameter in model.named_parameters():
@@ -86,6 +100,56 @@ def test_sgd_takes_the_steps_of_the_textbook(momentum: float, nesterov: bool):
         torch.testing.assert_close(layer.weight.detach(), expected)
 
 
+@given(st.integers(1, 24), st.integers(1, 24), st.sampled_from([1e-4, 1.0, 1e4]), st.integers(0, 100))
+def test_orthogonalised_matrices_keep_their_singular_vectors(rows: int, columns: int, scale: float, seed: int):
+    """The singular values follow the polynomial of Newton and Schulz, whatever the size; none grows far above 1."""
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    expected = singular / singular.square().sum().sqrt()
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        expected = 3.4445 * expected - 4.7750 * expected**3 + 2.0315 * expected**5
+    found = orthogonalised((matrix * scale).float())
+    torch.testing.assert_close(found.double(), left * expected @ right, rtol=1e-3, atol=1e-3)
+    assert expected.max() < 1.3
+
+
+def test_a_gradient_of_zero_changes_nothing():
+    assert orthogonalised(torch.zeros(3, 5)).equal(torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, True), (0.6, False), (0.6, True)])
+@pytest.mark.parametrize("norm", [True, False])
+def test_muon_turns_filters_and_leaves_the_rest_to_sgd(norm: bool, momentum: float, nesterov: bool):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), *[nn.BatchNorm2d(3)] * norm, nn.Flatten(), nn.Linear(12, 2))
+    twin = copy.deepcopy(model)
+    config = OptimizerConfig(
+        name="muon",
+        learning_rate=0.1,
+        other_learning_rate=0.03,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=0.01,
+    )
+    optimizer = build_optimizer(model, config)
+    sgd = build_optimizer(twin, config.model_copy(update={"name": "sgd", "learning_rate": 0.03}))
+    expected, velocity = model[0].weight.detach().clone(), torch.zeros(3, 2, 2, 2)
+    for _ in range(3):
+        gradients = [torch.randn_like(parameter) for parameter in model.parameters()]
+        for each in (model, twin):
+            for parameter, gradient in zip(each.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+        optimizer.step()
+        sgd.step()
+        velocity = momentum * velocity + gradients[0]
+        direction = gradients[0] + momentum * velocity if nesterov else velocity
+        expected = expected * (3**0.5 / expected.norm() if norm else 1 - 0.1 * 0.01)
+        expected = expected - 0.1 * orthogonalised(direction.reshape(3, 8)).reshape(3, 2, 2, 2)
+        torch.testing.assert_close(model[0].weight.detach(), expected)
+    for name, parameter in model.named_parameters():
+        assert name == "0.weight" or parameter.equal(twin.get_parameter(name)), name
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_reduces_a_convex_loss(name: str):
     generator = torch.Generator().manual_seed(0)
@@ -98,7 +162,8 @@ def test_every_optimizer_reduces_a_convex_loss(name: str):
     layer = nn.Linear(3, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    optimizer = build_optimizer(layer, OptimizerConfig(name=name, learning_rate=0.02, momentum=0.5, weight_decay=0.0))
+    fields = {"name": name, "learning_rate": 0.02, "other_learning_rate": 0.02, "momentum": 0.5, "weight_decay": 0.0}
+    optimizer = build_optimizer(layer, OptimizerConfig(**fields))  # type: ignore[arg-type]
     first = loss().item()
     for _ in range(200):
         optimizer.zero_grad()
@@ -122,6 +187,14 @@ def cosine(step: int, total_steps: int) -> float:
     return between(HIGHEST, 0.0, step / total_steps)
 
 
+def linear(step: int, total_steps: int) -> float:
+    """Straight up in a tenth of the steps, which are one at least, then straight down to zero, after the last step."""
+    rise = max(1, math.ceil(0.1 * total_steps))
+    if step < rise:
+        return HIGHEST * (step + 1) / rise
+    return HIGHEST * (total_steps - step) / (total_steps - rise)
+
+
 def one_cycle(step: int, total_steps: int) -> float:
     """Smith and Topin, 2018, with torch's numbers: from 1/25 in 30 % of the steps, down to 1/250000."""
     peak, last = 0.3 * total_steps - 1, total_steps - 1
@@ -131,13 +204,15 @@ def one_cycle(step: int, total_steps: int) -> float:
 
 
 @pytest.mark.parametrize("optimizer_name", NAMES)
-@pytest.mark.parametrize("formula", [constant, cosine, one_cycle])
+@pytest.mark.parametrize("formula", [constant, cosine, one_cycle, linear])
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 10, 100])
 def test_schedules_follow_their_formulas_from_each_group_s_own_rate(optimizer_name: str, formula, total_steps: int):
     layer = nn.Linear(1, 1)
-    config = OptimizerConfig(name=optimizer_name, learning_rate=HIGHEST, schedule=formula.__name__)
+    fields = {"name": optimizer_name, "learning_rate": HIGHEST, "other_learning_rate": HIGHEST}
+    config = OptimizerConfig(**fields, schedule=formula.__name__)  # type: ignore[arg-type]
     optimizer = build_optimizer(layer, config)
-    optimizer.param_groups[1]["lr"] = HIGHEST / 10
+    for group in optimizer.param_groups[1:]:
+        group["lr"] = HIGHEST / 10
     schedule = build_schedule(optimizer, config, total_steps)
     before = [{**group, "params": None, "lr": None} for group in optimizer.param_groups]
     rates = []
@@ -148,8 +223,9 @@ def test_schedules_follow_their_formulas_from_each_group_s_own_rate(optimizer_na
     assert [{**group, "params": None, "lr": None} for group in optimizer.param_groups] == before, (
         "only the rate changes"
     )
-    for step, both in enumerate(rates):
-        assert both == pytest.approx([formula(step, total_steps), formula(step, total_steps) / 10], rel=1e-6), step
+    for step, (first, *others) in enumerate(rates):
+        assert first == pytest.approx(formula(step, total_steps), rel=1e-6), step
+        assert others == pytest.approx([formula(step, total_steps) / 10] * len(others), rel=1e-6), step
     if total_steps % 10 == 0 and formula is one_cycle:
         assert max(rates)[0] == rates[int(0.3 * total_steps) - 1][0] == pytest.approx(HIGHEST)
         assert rates[0][0] == pytest.approx(HIGHEST / 25)
