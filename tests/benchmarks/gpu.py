@@ -1,11 +1,12 @@
-"""What one GPU gives: a trial against its ceiling, trials that share it, and a whole search.
+"""What one GPU gives within `--minutes`, the most important first: each figure is printed as soon as it is there.
 
-    python tests/benchmarks/gpu.py [--dataset folder:PATH] [--trials 50] [--json FILE]
+    python tests/benchmarks/gpu.py [--dataset folder:PATH] [--minutes 6.5] [--json FILE]
 
 Needs no network. First the images per second of one trial of configs/cifar10-gpu.yaml over its bare steps on one
-resident batch, as training_step.py measures it. Then those of 1, 4 and 8 processes that train it at the same time. Then
-a search, with its wall time, the test accuracy of its winner, and the GPU's busy share as nvidia-smi reports it, from
-the first epoch to the last. `--device cpu` goes the same way without a GPU, to try the command.
+resident batch, as training_step.py measures it. Then trial 0 of that config, trained to its end. Then the images per
+second of 1, 2 and 4 processes that train it at the same time. What is left of the time goes to a search: how many
+trials end, the test accuracy of its winner, and the GPU's busy share as nvidia-smi reports it, from the first epoch to
+the last. `--device cpu` goes the same way without a GPU, to try the command.
 """
 
 import argparse
@@ -29,13 +30,15 @@ from busy import epoch_intervals
 from training_step import gemm_rate, measure, noise, table
 
 from search.config import load_config
-from training import TrialConfig, new_state
+from training import TrialConfig, load_data, new_state, train
 from training.data import batch_loader
 from training.loop import train_epoch
 
 ROOT = Path(__file__).parents[2]
-SHARING = (1, 4, 8)
+SHARING = (1, 2, 4)  # processes
 SECONDS_BETWEEN_SAMPLES = 0.5
+LEAST_SECONDS = 90.0  # that a search and the evaluation of its winner need
+EVALUATION_SECONDS = 30.0
 
 
 def train_for(config: str, images: int, device: str, seconds: float, barrier: Any, rates: Any) -> None:
@@ -67,21 +70,38 @@ def shared_rate(count: int, config: TrialConfig, options: argparse.Namespace) ->
 
 
 @dataclass(frozen=True)
-class Search:
-    """A whole search on the device."""
+class TrialZero:
+    """A training of the config itself on the device."""
 
-    trials: int
+    epochs: int
+    seconds: float
+    val_accuracy: float
+
+
+def train_trial_zero(config: TrialConfig, device: torch.device) -> TrialZero:
+    data = load_data(config.data)
+    started = time.perf_counter()
+    results = list(train(new_state(config, data, device), data))
+    return TrialZero(len(results), time.perf_counter() - started, results[-1].val_accuracy)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search on the device, in the time that was left."""
+
+    trials: int  # that trained an epoch
     wall_seconds: float
     epochs: int
     test_accuracy: float
     gpu_busy: float | None  # in [0, 1]; None where there is no nvidia-smi
 
 
-def run_search(options: argparse.Namespace) -> Search:
+def run_search(options: argparse.Namespace, seconds: float) -> Search:
     with tempfile.TemporaryDirectory() as temporary, sampled_utilisation() as samples:
         place = Path(temporary)
         flags = ["--config", str(options.config), "--dataset", options.dataset, "--data-dir", options.data_dir]
-        flags += ["--num-samples", str(options.trials), "--runs-dir", temporary, "--name", "run"]
+        flags += ["--time-budget", f"{seconds - EVALUATION_SECONDS:.0f}s", "--runs-dir", temporary, "--name", "run"]
+        flags += ["--num-samples", str(options.trials)] if options.trials else []
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
         started = time.time()
         searched = [sys.executable, str(ROOT / "run_search.py"), *flags]
@@ -95,7 +115,7 @@ def run_search(options: argparse.Namespace) -> Search:
     begin, end = min(start for start, _ in epochs), max(stop for _, stop in epochs)
     during = [share for moment, share in samples if begin <= moment <= end]
     busy = statistics.fmean(during) if during else None
-    return Search(options.trials, wall_seconds, len(epochs), metrics["winner"]["test_accuracy"], busy)
+    return Search(len(intervals), wall_seconds, len(epochs), metrics["winner"]["test_accuracy"], busy)
 
 
 def run_quietly(command: list[str], place: Path, environment: dict[str, str]) -> None:
@@ -132,33 +152,52 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cifar10-gpu.yaml")
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=6.5, help="for everything")
+    parser.add_argument("--trials", type=int, help="of the search, at most")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=37_500)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of training by processes that share the device")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of training by processes that share the device")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    started = time.monotonic()
     options.config, options.data_dir = options.config.resolve(), str(Path(options.data_dir).resolve())
     device = torch.device(options.device)
     torch.set_num_threads(1)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    config = load_config(options.config).base
+    given = {"data.dataset": options.dataset, "data.data_dir": options.data_dir}
+    config = load_config(options.config, given).base
+    found: dict[str, Any] = {"device": name}
+
+    def keep(what: str, figures: Any, words: str) -> None:
+        found[what] = figures
+        print(f"{time.monotonic() - started:4.0f} s  {words}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1))
+
     gemm = gemm_rate(device)
+    keep("gemm", gemm, f"{name}: matrix product {gemm / 1e12:,.1f} TFLOP/s")
     step = measure(options.config.stem, config, noise(options.images), device, options.rounds, gemm)
-    print(f"{name}: matrix product {gemm / 1e12:,.1f} TFLOP/s\n\n{table([step])}\n", flush=True)
-    rates = {count: shared_rate(count, config, options) for count in SHARING}
-    for count, rate in rates.items():
-        print(f"{count} at a time: {rate:,.0f} images/s together, {rate / rates[1]:.2f} times one", flush=True)
-    search = run_search(options)
+    keep("step", asdict(step), f"a trial against its ceiling\n\n{table([step])}\n")
+    zero = train_trial_zero(config, device)
+    words = f"trial 0: {zero.epochs} epochs in {zero.seconds:.1f} s, val accuracy {zero.val_accuracy:.2%}"
+    keep("trial_0", asdict(zero), words)
+    rates: dict[int, float] = {}
+    for count in SHARING:
+        rates[count] = shared_rate(count, config, options)
+        together = f"{rates[count]:,.0f} images/s together, {rates[count] / rates[1]:.2f} times one"
+        keep("shared", rates, f"{count} at a time: {together}")
+    left = 60 * options.minutes - (time.monotonic() - started)
+    if left < LEAST_SECONDS:
+        print(f"no search: {left:.0f} s are left, and it needs {LEAST_SECONDS:.0f}")
+        return
+    search = run_search(options, left)
     busy = "unknown" if search.gpu_busy is None else f"{search.gpu_busy:.0%}"
-    print(
-        f"\n{search.trials} trials, {search.epochs} epochs in {search.wall_seconds:.0f} s; test accuracy "
-        f"{search.test_accuracy:.2%}; GPU busy {busy}"
+    words = (
+        f"search: {search.trials} trials, {search.epochs} epochs in {search.wall_seconds:.0f} s, "
+        f"test accuracy {search.test_accuracy:.2%}, GPU busy {busy}"
     )
-    if options.json:
-        content = {"device": name, "gemm": gemm, "step": asdict(step), "shared": rates, "search": asdict(search)}
-        options.json.write_text(json.dumps(content, indent=1))
+    keep("search", asdict(search), words)
 
 
 if __name__ == "__main__":

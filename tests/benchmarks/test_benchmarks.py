@@ -57,4 +57,4 @@ def test_searches_are_measured_beside_the_tutorials_pattern_and_bare_tune(tmp_pa
 def test_the_gpus_benchmark_runs_without_a_gpu_too(tmp_path: Path) -> None:
     arguments = ["--device", "cpu", "--config", str(ROOT / "configs" / "quick.yaml"), "--trials", "2"]
     output = run("gpu", *arguments, "--images", "256", "--rounds", "2", "--seconds", "0.2", cwd=tmp_path)
-    assert "8 at a time" in output and "test accuracy" in output
+    assert "4 at a time" in output and "trial 0: 3 epochs" in output and "search: 2 trials" in output
