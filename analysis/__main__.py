@@ -19,7 +19,8 @@ evaluate them on the test split, and write RUN/report/: index.html, its figures,
 epochs.csv and test_metrics.json.
 
 With --predict or --export the best network is put to use instead: no report is written,
-and the test split is not opened."""
+and the test split is not opened. One that was trained with flips sees each image and its
+mirror image with --mirror, as the report does beside its plain numbers."""
 EXAMPLES = """\
 examples:
   python -m analysis                                      the report of the newest run
@@ -31,7 +32,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 2 for input that cannot be analysed."""
-    arguments = parse_flags(parser(), argv)
+    known = parser()
+    arguments = parse_flags(known, argv)
+    if arguments.mirror and not arguments.predict and arguments.export is None:
+        known.error("--mirror belongs to --predict or --export; the report shows both answers without it")
     try:
         if arguments.run and not is_url(arguments.run):  # a URL is asked later
             check_directory(Path(arguments.run))
@@ -75,6 +79,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE.pt2",
         help="write the best network as a program of torch.export, with its normalisation and class names",
+    )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="with --predict or --export: average the logits of each image and its mirror image; needs a network that "
+        "was trained with data.flip",
     )
     return parser
 

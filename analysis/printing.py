@@ -18,10 +18,11 @@ from analysis.evaluating.export import check_export_file, export_model, loading_
 from analysis.evaluating.predict import BestModel, classify, load_best
 from analysis.findings.audit_report import advice, audit_sentences
 from analysis.findings.confirmation_report import confirmation_sentences
-from analysis.findings.verdict import cost, gain, reproductions
+from analysis.findings.verdict import cost, gain, mirrored, reproductions
 from analysis.reading.results import AnalysisError, SearchResults, load_search, newest_run
 from analysis.report import Analysis, analyse, write_report
 from training.errors import DataError
+from training.evaluate import Mirrored
 
 CLASSES_SHOWN = 5  # of an image's distribution
 BAR_WIDTH = 30  # characters
@@ -48,7 +49,7 @@ def use_best_model(console: Console, results: SearchResults, arguments: argparse
     """--predict and --export. What is wrong with some files is said at the end and stops nothing else."""
     problems: list[Exception] = []
     if arguments.predict:
-        best = load_best(results, pick_device(arguments.device))
+        best = load_best(results, pick_device(arguments.device), arguments.mirror)
         describe(console, results, best)
         for file in arguments.predict:
             try:
@@ -56,7 +57,7 @@ def use_best_model(console: Console, results: SearchResults, arguments: argparse
             except DataError as error:
                 problems.append(error)
     if arguments.export is not None:
-        best = load_best(results)
+        best = load_best(results, mirror=arguments.mirror)
         if not arguments.predict:
             describe(console, results, best)
         try:
@@ -75,10 +76,11 @@ def describe(console: Console, results: SearchResults, best: BestModel) -> None:
     for warning in results.warnings:
         console.print(Text(f"! {text.printable(warning)}", style="yellow"))
     role = "provisionally the best" if best.provisional else "the best"
+    twice = "; its logits are averaged over each image and its mirror image" if isinstance(best.model, Mirrored) else ""
     console.print(
         Text(
             f"Trial {best.number} of {text.printable(results.place)}, {role}: {text.plural(best.epochs, 'epoch')}, "
-            f"val accuracy {text.percent(best.val_accuracy)}"
+            f"val accuracy {text.percent(best.val_accuracy)}{twice}"
         )
     )
 
@@ -124,7 +126,7 @@ def summarise(console: Console, analysis: Analysis, index: str) -> None:
     if evaluation.winner is not None:
         console.print(results_table(evaluation.winner, evaluation.defaults))
     opened = f"Test split opened {text.plural(len(evaluation.openings), 'time')} in this run."
-    lines = [gain(evaluation), *reproductions(evaluation), cost(results), opened]
+    lines = [gain(evaluation), mirrored(evaluation), *reproductions(evaluation), cost(results), opened]
     if analysis.confirmation is not None:
         lines += confirmation_sentences(analysis.confirmation, results)
     if analysis.audit is not None:
@@ -138,7 +140,7 @@ def results_table(winner: EvaluatedTrial, defaults: EvaluatedTrial | None) -> Ta
     trials = {"winner, provisional" if winner.provisional else "winner": winner, "defaults": defaults}
     columns = {heading: table_cells(trial) for heading, trial in trials.items() if trial is not None}
     table = Table("", *columns)
-    for name in table_cells(winner):
+    for name in max(columns.values(), key=len):
         table.add_row(name, *(column.get(name, "–") for column in columns.values()))
     return table
 
@@ -150,11 +152,14 @@ def table_cells(trial: EvaluatedTrial) -> dict[str, str]:
     if "test_accuracy" not in metrics:
         return {**cells, "test accuracy": "not evaluated"}
     low, high = metrics["test_accuracy_interval_95"]
-    return {
-        **cells,
+    cells |= {
         "test accuracy": text.percent(metrics["test_accuracy"]),
         "  95 % interval": f"{100 * low:.2f} to {text.percent(high)}",
         "  test images (n)": f"{metrics['n']:,}",
         "balanced accuracy": text.percent(metrics["balanced_accuracy"]),
         "test loss": f"{metrics['test_loss']:.4f}",
     }
+    if "mirrored_test_accuracy" in metrics:
+        cells["mirrored test accuracy"] = text.percent(metrics["mirrored_test_accuracy"])
+        cells["mirrored test loss"] = f"{metrics['mirrored_test_loss']:.4f}"
+    return cells

@@ -178,6 +178,7 @@ def confirmation_part(analysis: Analysis, report: Path) -> dict[str, Any] | None
     return {
         "rows": data.to_dict("records"),
         "winner": next(iter(ranked_sources(data)), None),
+        "mirrored": bool(data["mirrored_n"].any()),
         "sentences": confirmation_sentences(confirmation, results),
         "pictures": drawn(confirmation_pictures(confirmation, results), report),
     }

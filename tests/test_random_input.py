@@ -367,7 +367,7 @@ BEGINNINGS = [
     "--warm-start runs/random runs/good --dataset digits", "--resume runs/random --config config.yaml",
 ]  # fmt: skip
 analysis_options = st.one_of(
-    st.sampled_from([("runs/random",), ("--runs-dir", "runs"), ("--device", "cpu")]),
+    st.sampled_from([("runs/random",), ("--runs-dir", "runs"), ("--device", "cpu"), ("--mirror",)]),
     st.tuples(st.sampled_from(["--runs-dir", "--data-dir", "--predict"]), st.sampled_from(PLACES)),
     st.tuples(st.just("--device"), st.sampled_from(DEVICES)),
     st.tuples(st.just("--export"), st.sampled_from(EXPORTS)),

@@ -1,4 +1,4 @@
-"""Loss and accuracy over a split: sums, divided once."""
+"""Loss and accuracy over a split: sums, divided once. And a network that looks at every image twice."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from training.config import TrialConfig
+from training.model import ConvNet
 
 EVALUATION_BATCH = 256  # images
 
@@ -20,6 +21,21 @@ def evaluation_batch(config: TrialConfig) -> int:
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 on CUDA, plain float32 elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+class Mirrored(nn.Module):
+    """A network that sees every image and its mirror image: the mean of both logits, as in cifar10-airbench.
+
+    Takes and returns what the network does, (N, C, H, W) -> (N, num_classes). Only of use if training flipped images.
+    """
+
+    def __init__(self, network: ConvNet) -> None:
+        super().__init__()
+        self.network = network
+        self.input_shape = network.input_shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.network(images).float() + self.network(images.flip(3)).float()) / 2
 
 
 class Sums:

@@ -30,6 +30,7 @@ from training.evaluate import evaluate, evaluation_batch
 from training.loop import first_batch
 
 BATCH_SHOWN = 16  # images
+MIRRORED_METRICS = ("test_accuracy", "test_accuracy_interval_95", "test_loss")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,18 @@ class EvaluatedTrial:
 
     @cached_property
     def test_metrics(self) -> dict[str, Any]:
-        """classification_metrics on the test split, computed once; empty if it was not evaluated."""
-        if self.predictions is None:
+        """classification_metrics on the test split, with some of Mirrored as `mirrored_...` if its answers are there.
+
+        Computed once; empty if the trial was not evaluated.
+        """
+        kept = self.predictions
+        if kept is None:
             return {}
-        return classification_metrics(self.predictions.logits, self.predictions.labels, self.class_names)
+        metrics = classification_metrics(kept.logits, kept.labels, self.class_names)
+        if kept.mirrored_logits is not None:
+            mirrored = classification_metrics(kept.mirrored_logits, kept.labels, self.class_names)
+            metrics |= {f"mirrored_{name}": mirrored[name] for name in MIRRORED_METRICS}
+        return metrics
 
     def metrics(self) -> dict[str, Any]:
         """Everything of test_metrics.json about this trial."""

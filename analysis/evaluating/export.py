@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from analysis.evaluating.predict import BestModel
 from analysis.reading.results import AnalysisError
+from training.evaluate import Mirrored
 from training.files import new_file
 from training.model import ConvNet
 
@@ -64,7 +65,7 @@ def export_model(best: BestModel, file: Path) -> int:
     return archive.getbuffer().nbytes
 
 
-def exported(model: ConvNet) -> ExportedProgram:
+def exported(model: ConvNet | Mirrored) -> ExportedProgram:
     """The network as a graph: uint8 (N, C, H, W), any N and any device -> logits (N, num_classes)."""
     images = torch.zeros((2, *model.input_shape), dtype=torch.uint8)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("N")},))

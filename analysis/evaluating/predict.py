@@ -13,7 +13,7 @@ from training import load_model
 from training.checkpoint import CheckpointError, read_meta
 from training.data import decode_image
 from training.errors import DataError
-from training.evaluate import autocast
+from training.evaluate import Mirrored, autocast
 from training.model import ConvNet
 
 
@@ -26,15 +26,18 @@ class BestModel:
     epochs: int  # behind the checkpoint
     val_accuracy: float  # as recorded when it was trained
     class_names: tuple[str, ...]
-    model: ConvNet
+    model: ConvNet | Mirrored
 
     @property
     def image_shape(self) -> tuple[int, ...]:  # (C, H, W)
         return self.model.input_shape
 
 
-def load_best(results: SearchResults, device: torch.device | str = "cpu") -> BestModel:
-    """The best trial's network on a device. Raises AnalysisError if there is none."""
+def load_best(results: SearchResults, device: torch.device | str = "cpu", mirror: bool = False) -> BestModel:
+    """The best trial's network on a device; with `mirror` as Mirrored.
+
+    Raises AnalysisError if there is none, or if it is to be mirrored but was trained without flips.
+    """
     best = results.best_trial
     if best is None:
         raise AnalysisError(
@@ -46,12 +49,18 @@ def load_best(results: SearchResults, device: torch.device | str = "cpu") -> Bes
         if checkpoint is None:
             raise CheckpointError("it has no readable checkpoint")
         meta = read_meta(checkpoint)
-        model = load_model(checkpoint, device)
+        network = load_model(checkpoint, device)
     except CheckpointError as error:
         raise AnalysisError(
             f"trial {best.number} is the best of {results.place}, but its network cannot be loaded: "
             f"{results.worded(str(error))}. Copy trial_{best.number:04d}_* back from where the search ran."
         ) from None
+    if mirror and not meta["config"].data.flip:
+        raise AnalysisError(
+            f"--mirror: trial {best.number}, the best of {results.place}, was trained without mirror images (data.flip "
+            "is false) and does not know them. Leave --mirror out."
+        )
+    model = Mirrored(network) if mirror else network
     epochs = meta["results"]
     return BestModel(best.number, best.provisional, len(epochs), epochs[-1].val_accuracy, meta["class_names"], model)
 
@@ -61,7 +70,7 @@ def classify(best: BestModel, file: Path) -> list[tuple[str, float]]:
 
     Raises DataError, which names the file.
     """
-    device = best.model.mean.device
+    device = next(best.model.parameters()).device
     image = torch.tensor(decoded(file, best.image_shape[-1])).to(device)  # uint8 (H, W, C)
     with torch.inference_mode(), autocast(device):
         logits = best.model(image[None].permute(0, 3, 1, 2))[0].double().cpu()

@@ -20,7 +20,7 @@ from training import load_model, load_test
 from training.config import DataConfig
 from training.data import ImageSet, batch_loader
 from training.errors import DataError
-from training.evaluate import EVALUATION_BATCH, predict
+from training.evaluate import EVALUATION_BATCH, Mirrored, predict
 
 OPENINGS = "test_openings.json"
 MOST_PREDICTIONS_BYTES = 2**30  # uncompressed; those of 10,000 images and 100 classes take 4 MB
@@ -38,17 +38,23 @@ class Predictions:
     sample_images: NDArray[np.uint8]  # (S, H, W, C)
     mistake_indices: NDArray[np.int64]  # (M,), the most confident mistakes
     mistake_images: NDArray[np.uint8]  # (M, H, W, C)
+    mirrored_logits: NDArray[np.float32] | None = None  # (N, num_classes), of Mirrored; None: not flipped, or older
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
 
     def fit_together(self, num_classes: int) -> bool:
         """Whether shapes, types and indices are those of a network with so many classes."""
-        kinds = {"logits": np.float32, "sample_images": np.uint8, "mistake_images": np.uint8}
-        if any(array.dtype != kinds.get(name, np.int64) for name, array in vars(self).items()):
+        kinds = {"logits": "f4", "mirrored_logits": "f4", "sample_images": "u1", "mistake_images": "u1"}
+        if any(array.dtype != np.dtype(kinds.get(name, "i8")) for name, array in self.arrays().items()):
             return False
+        answers = [self.logits] if self.mirrored_logits is None else [self.logits, self.mirrored_logits]
         ranges = [(self.labels, num_classes)]
         ranges += [(indices, len(self.labels)) for indices in (self.sample_indices, self.mistake_indices)]
         shapes = {images.shape[1:] for images in (self.sample_images, self.mistake_images) if len(images)}
         return (
-            self.logits.shape == (len(self.labels), num_classes)
+            all(logits.shape == (len(self.labels), num_classes) for logits in answers)
             and all(array.ndim == 1 and bool(((array >= 0) & (array < end)).all()) for array, end in ranges)
             and len(self.sample_images) == len(self.sample_indices)
             and len(self.mistake_images) == len(self.mistake_indices)
@@ -79,10 +85,12 @@ def predict_test(network: SavedNetwork, open_test: OpenTest, report: Path) -> Pr
     if test.class_names != meta["class_names"] or test.image_shape != meta["image_shape"]:
         raise DataError("The test split has other classes or another image size than the network was trained on.")
     loader = batch_loader(test, EVALUATION_BATCH, network.device)
-    logits = predict(load_model(network.checkpoint, network.device), loader)[0].numpy()
+    model = load_model(network.checkpoint, network.device)
+    logits = predict(model, loader)[0].numpy()
+    mirrored = predict(Mirrored(model), loader)[0].numpy() if meta["config"].data.flip else None
     drawn, mistakes = random_sample(logits, test.labels), surest_mistakes(logits, test.labels)
-    made = Predictions(logits, test.labels, drawn, test.images[drawn], mistakes, test.images[mistakes])
-    np.savez_compressed(kept, **vars(made))
+    made = Predictions(logits, test.labels, drawn, test.images[drawn], mistakes, test.images[mistakes], mirrored)
+    np.savez_compressed(kept, **made.arrays())
     return made
 
 
@@ -93,7 +101,7 @@ def read_predictions(path: Path, num_classes: int) -> Predictions | None:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_PREDICTIONS_BYTES:
                 return None
         with np.load(path, allow_pickle=False) as arrays:
-            found = Predictions(**{name: arrays[name] for name in Predictions.__dataclass_fields__})
+            found = Predictions(**{name: arrays[name] for name in Predictions.__dataclass_fields__ if name in arrays})
         return found if found.fit_together(num_classes) else None
     except Exception:  # zipfile and numpy raise half a dozen kinds for damaged files
         return None

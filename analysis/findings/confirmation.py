@@ -23,12 +23,14 @@ from analysis.reading.tables import endings
 from search.record.endings import Ending
 
 DIRECTORY = "confirm"
+SPLITS = ("val", "test", "mirrored")  # that accuracies are of; mirrored: test, each image and its mirror image
 TRAINING_DTYPES = {
     "number": "int64",
     "source_number": "int64",
     "ending": "object",
     "val_accuracy": "float64",
     "test_accuracy": "float64",
+    "mirrored_accuracy": "float64",
 }
 
 
@@ -37,7 +39,7 @@ class Confirmation:
     """Trainings that repeat trials of a search. `trainings` has one row for each; accuracies of COMPLETE ones only."""
 
     run: Path | str  # path or URL of the search
-    trainings: pd.DataFrame  # TRAINING_DTYPES; test_accuracy is NaN until evaluate_confirmation
+    trainings: pd.DataFrame  # TRAINING_DTYPES; those of test images are NaN until evaluate_confirmation
     results: SearchResults | None  # of RUN/confirm; None if it cannot be read
     test_images: int | None = None
     problems: list[str] = field(default_factory=list)
@@ -61,8 +63,8 @@ def trainings_table(trials: pd.DataFrame) -> pd.DataFrame:
     known = trials[trials["source_number"].notna()].reset_index(drop=True)
     ends = endings(known)
     finished = known["val_accuracy"].where(ends == Ending.COMPLETE)
-    table = known.assign(ending=ends, val_accuracy=finished, test_accuracy=nan)[list(TRAINING_DTYPES)]
-    return table.astype(TRAINING_DTYPES)
+    table = known.assign(ending=ends, val_accuracy=finished, test_accuracy=nan, mirrored_accuracy=nan)
+    return table[list(TRAINING_DTYPES)].astype(TRAINING_DTYPES)
 
 
 def evaluate_confirmation(
@@ -72,7 +74,7 @@ def evaluate_confirmation(
     report: Path,
     data_dir: str | None = None,
 ) -> Confirmation:
-    """The same with the test accuracy of every COMPLETE training.
+    """The same with the test accuracy of every COMPLETE training, and the mirrored one if it flipped images.
 
     `open_test` is the opener of the whole analysis, `report` the search's RUN/report, where predictions are kept.
     """
@@ -92,15 +94,18 @@ def evaluate_confirmation(
         predictions = tested(network, open_test, report, problems)
         if predictions is not None:
             images = len(predictions.labels)
-            trainings.loc[row, "test_accuracy"] = float((predictions.logits.argmax(1) == predictions.labels).mean())
+            answers = {"test_accuracy": predictions.logits, "mirrored_accuracy": predictions.mirrored_logits}
+            for column, logits in answers.items():
+                if logits is not None:
+                    trainings.loc[row, column] = float((logits.argmax(1) == predictions.labels).mean())
     return replace(confirmation, trainings=trainings, test_images=images, problems=list(dict.fromkeys(problems)))
 
 
 def confirmation_data(trainings: pd.DataFrame, search_trials: pd.DataFrame) -> pd.DataFrame:
     """One row for each configuration with a COMPLETE training: best in the search first, the defaults, trial 0, last.
 
-    source_number, search_val_accuracy, and of the trainings val_mean, val_low, val_high, val_n, and the same of test_:
-    means with 95 % t intervals, bounds NaN for n = 1, all NaN for n = 0.
+    source_number, search_val_accuracy, and of the trainings val_mean, val_low, val_high, val_n, and the same of test_
+    and mirrored_: means with 95 % t intervals, bounds NaN for n = 1, all NaN for n = 0.
     """
     in_search = dict(zip(search_trials["number"], search_trials["val_accuracy"], strict=True))
     rows = []
@@ -109,13 +114,13 @@ def confirmation_data(trainings: pd.DataFrame, search_trials: pd.DataFrame) -> p
             "source_number": int(str(source)),
             "search_val_accuracy": float(in_search.get(source, nan)),
         }
-        for split in ("val", "test"):
+        for split in SPLITS:
             values = group[f"{split}_accuracy"].dropna().tolist()
             mean, low, high = t_interval(values)
             row |= {f"{split}_mean": mean, f"{split}_low": low, f"{split}_high": high, f"{split}_n": len(values)}
         rows.append(row)
     columns = ["source_number", "search_val_accuracy"]
-    columns += [f"{split}_{name}" for split in ("val", "test") for name in ("mean", "low", "high", "n")]
+    columns += [f"{split}_{name}" for split in SPLITS for name in ("mean", "low", "high", "n")]
     frame = pd.DataFrame(rows, columns=columns)
     ranked = frame.assign(is_defaults=frame["source_number"] == 0).sort_values(
         ["is_defaults", "search_val_accuracy", "source_number"], ascending=[True, False, True], ignore_index=True

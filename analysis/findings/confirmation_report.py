@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.evaluating.statistics import Difference
 from analysis.findings.confirmation import (
+    SPLITS,
     Confirmation,
     comparisons,
     confirmation_data,
@@ -23,7 +24,7 @@ from search.record.endings import Ending
 
 
 def interval_text(row: Mapping[Any, Any] | pd.Series, split: str) -> str:
-    """`81.20 % (95 % interval 80.90 to 81.50 %, n = 5)` of a row of confirmation_data and `val` or `test`; with one
+    """`81.20 % (95 % interval 80.90 to 81.50 %, n = 5)` of a row of confirmation_data and one of SPLITS; with one
     value, or equal ones, why there is no interval."""
     mean, low, high, n = (row[f"{split}_{part}"] for part in ("mean", "low", "high", "n"))
     if n == 0:
@@ -95,6 +96,8 @@ def confirmation_sentences(confirmation: Confirmation, results: SearchResults) -
     if not winner["test_n"]:
         reached = "its retrained networks are not evaluated on the test split, so that nothing is compared."
     sentences.append(f"Of the confirmed configurations {name} had the highest val accuracy in the search; {reached}")
+    if winner["mirrored_n"]:
+        sentences.append(f"Averaged over each image and its mirror image it is {interval_text(winner, 'mirrored')}.")
     for role, (source, difference) in comparisons(data, trainings).items():
         opponent = "the defaults, trial 0," if role == "defaults" else f"the runner-up, trial {source},"
         sentences.append(comparison_sentence(opponent, difference))
@@ -146,7 +149,8 @@ def confirmation_json(confirmation: Confirmation, results: SearchResults) -> dic
                         "n": int(row[f"{split}_n"]),
                         "values": values_of(trainings, number, f"{split}_accuracy"),
                     }
-                    for split in ("val", "test")
+                    for split in SPLITS
+                    if split != "mirrored" or row["mirrored_n"]
                 },
             }
             for number, row in rows.items()

@@ -22,6 +22,7 @@ def verdict(results: SearchResults, evaluation: Evaluation) -> dict[str, Any]:
         "winner": winner and winner.metrics(),
         "defaults": evaluation.defaults and evaluation.defaults.metrics(),
         "gain": gain(evaluation),
+        "mirrored": mirrored(evaluation),
         "checks": reproductions(evaluation),
         "cost": cost(results),
         "dataset": kind + colon + Path(path).name,  # of folder:PATH the last part of the path
@@ -63,6 +64,20 @@ def gain(evaluation: Evaluation) -> str:
     return (
         f"That is {points(difference)} points against the defaults, trial 0, with {percent(theirs.mean())} on the same "
         f"images (95 % interval {points(low)} to {points(high)}{clear})."
+    )
+
+
+def mirrored(evaluation: Evaluation) -> str:
+    """What mirror images gain the winner on the test split; empty if that is not known."""
+    kept = None if evaluation.winner is None else evaluation.winner.predictions
+    if kept is None or kept.mirrored_logits is None:
+        return ""
+    correct, plain = (logits.argmax(1) == kept.labels for logits in (kept.mirrored_logits, kept.logits))
+    difference, low, high = paired_gain(correct, plain)
+    return (
+        "With the logits averaged over each image and its mirror image, the winner's test accuracy is "
+        f"{percent(correct.mean())}, {points(difference)} points (95 % interval {points(low)} to {points(high)}); "
+        "--predict and --export do so with --mirror."
     )
 
 

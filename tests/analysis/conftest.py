@@ -98,6 +98,12 @@ class Run(MadeRun):
         change(meta)
         (checkpoint / "meta.json").write_text(json.dumps(meta))
 
+    def with_flips(self) -> "Run":
+        """The run as if its networks had been trained with horizontal flips."""
+        for place in self.path.rglob("checkpoint_*"):
+            self.edit_meta(place, lambda meta: meta["config"]["data"].update(flip=True))
+        return self
+
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -107,6 +108,25 @@ def undrawn(monkeypatch):
     """Reports without figures, which take most of the time."""
     for name in ("search_pictures", "space_pictures", "network_pictures", "prediction_pictures", "write_evaluation"):
         monkeypatch.setattr(f"analysis.report.{name}", lambda *_: [])
+
+
+def test_both_accuracies_are_shown_if_training_flipped(search_run, trained, capsys, undrawn, monkeypatch):
+    monkeypatch.setattr("analysis.report.drawn", lambda *_: [{"title": "", "svg": "", "sentence": ""}])
+    confirm = type(search_run)(search_run.path / "confirm")
+    for name, params, source in (("defaults", confirm.DEFAULTS, 0), ("deeper", confirm.DEEPER, 2)):
+        number = confirm.trial(confirm.recorded(trained[name][-1]), params=params, source_number=source)
+        confirm.checkpoint(number, trained[name][-1], 1)
+    page, printed = report_of(search_run, capsys)
+    assert "mirror" not in page.text + printed
+    shutil.rmtree(search_run.path / "report")
+    page, printed = report_of(search_run.with_flips(), capsys)
+    winner = json.loads((search_run.path / "report" / "test_metrics.json").read_text())["winner"]
+    plain, mirrored = (f"{100 * winner[name]:.2f} %" for name in ("test_accuracy", "mirrored_test_accuracy"))
+    gained = f"{100 * (winner['mirrored_test_accuracy'] - winner['test_accuracy']):+.2f}".replace("-", "−")
+    for text in (page.text, printed):
+        assert plain in text and "mirrored test loss" in text
+        assert f"Averaged over each image and its mirror image it is {mirrored} (n = 1" in " ".join(text.split())
+        assert f"the winner's test accuracy is {mirrored}, {gained} points" in " ".join(text.split())
 
 
 def test_an_empty_search_is_reported_with_its_notice(make_run, capsys):

@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from training.config import ModelConfig
 from training.data import ImageSet, TrainData, batch_loader
-from training.evaluate import evaluate, predict
+from training.evaluate import Mirrored, evaluate, predict
 from training.model import ConvNet
 
 
@@ -50,6 +51,15 @@ def test_predict_keeps_the_order(model: ConvNet, images: ImageSet, batch_size: i
     assert labels.tolist() == images.labels.tolist()
     assert (logits.shape, logits.dtype) == ((61, 10), torch.float32)
     torch.testing.assert_close(logits, logits_one_by_one(model, images))
+
+
+def test_mirrored_logits_are_the_mean_of_those_of_each_image_and_its_mirror_image(model: ConvNet, images: ImageSet):
+    mirror_images = ImageSet(np.ascontiguousarray(images.images[:, :, ::-1]), images.labels, images.class_names)
+    plain, mirror = logits_one_by_one(model, images), logits_one_by_one(model, mirror_images)
+    assert not torch.allclose(plain, mirror, atol=0.1)
+    for image_set in (images, mirror_images):
+        logits, _ = predict(Mirrored(model.train()), batch_loader(image_set, 20))
+        torch.testing.assert_close(logits, (plain + mirror) / 2)
 
 
 @pytest.mark.parametrize("measure", [evaluate, predict])

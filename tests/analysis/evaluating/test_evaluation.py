@@ -51,6 +51,35 @@ def test_the_test_split_is_opened_once_for_both_and_never_again(search_run, open
     assert first.metrics()["openings_of_test_split"] == 1
 
 
+def test_networks_trained_with_flips_are_evaluated_on_mirror_images_too(search_run, openings):
+    plain = evaluate_search(load_search(search_run.path), device="cpu").winner.metrics()
+    assert not [name for name in plain if "mirror" in name]
+    for kept in (search_run.path / "report").glob("predictions-*.npz"):
+        kept.unlink()
+    results = load_search(search_run.with_flips().path)
+    winner = evaluate_search(results, device="cpu").winner
+    test = load_test(results.config.data)
+    views = [torch.from_numpy(images.copy()).permute(0, 3, 1, 2) for images in (test.images, test.images[:, :, ::-1])]
+    with torch.inference_mode():
+        first, second = map(load_model(winner.checkpoint), views)
+    logits = (first.double() + second.double()).numpy() / 2
+    metrics = winner.metrics()
+    assert {name: metrics[name] for name in plain} == plain
+    accuracy = metrics["mirrored_test_accuracy"]
+    assert accuracy == pytest.approx((logits.argmax(1) == test.labels).mean()) and accuracy != metrics["test_accuracy"]
+    low, high = metrics["mirrored_test_accuracy_interval_95"]
+    assert low < accuracy < high
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert metrics["mirrored_test_loss"] == pytest.approx(log_loss(test.labels, probabilities), rel=1e-5)
+    assert evaluate_search(results, device="cpu").winner.metrics() == metrics and len(openings) == 2
+
+
+def test_predictions_kept_before_there_were_mirrored_ones_stay_as_they_are(search_run, openings):
+    plain = evaluate_search(load_search(search_run.path), device="cpu")
+    again = evaluate_search(load_search(search_run.with_flips().path), device="cpu")
+    assert again.metrics() == plain.metrics() and len(openings) == 1
+
+
 def test_a_new_winner_opens_it_again_and_is_counted(search_run, trained, openings):
     evaluate_search(load_search(search_run.path), device="cpu")
     number = search_run.trial([0.5, 1.0], params=search_run.DEEPER)

@@ -13,11 +13,10 @@ from analysis import AnalysisError, load_search
 from analysis.__main__ import main
 from analysis.evaluating import export
 from analysis.evaluating.export import export_model
-from analysis.evaluating.predict import load_best
+from analysis.evaluating.predict import classify, load_best
 
 TORCH_ALONE = Path(__file__).parents[2] / "programs" / "exported_answers.py"
 pytestmark = pytest.mark.usefixtures("shut_test_split")
-# One line for each way in which exporting might go wrong: layouts, heads and layers that differ in what they record.
 # Layouts, heads and layers that differ in what they record when they are exported.
 ARCHITECTURES = {
     "deep, mixed": {"depth": 5, "width": 4, "pooling": ["max", "none", "avg", "none", "none"], "activation": "silu"},
@@ -75,6 +74,28 @@ def test_the_printed_lines_load_the_file_and_label_images(search_run, tmp_path, 
     exec("\n".join(code), names)
     best = load_best(load_search(search_run.path))
     assert names["labels"] == [best.class_names[index] for index in best.model(names["images"]).argmax(1)]
+
+
+def test_a_mirrored_export_answers_as_a_mirrored_prediction(search_run, tmp_path, capsys, picture):
+    command = [str(search_run.path), "--mirror", "--export", str(tmp_path / "best.pt2")]
+    assert main(command) == 2
+    assert "data.flip is false" in capsys.readouterr().err and list(tmp_path.glob("*.pt2")) == []
+    results = load_search(search_run.with_flips().path)
+    assert main(command) == 0
+    assert "averaged over each image and its mirror image" in capsys.readouterr().out
+    images = torch.from_numpy(picture((6, 3, 8, 8)))
+    torch.save({"mirrored": (str(tmp_path / "best.pt2"), [images])}, tmp_path / "cases.pt")
+    program = [sys.executable, "-I", str(TORCH_ALONE), str(tmp_path / "cases.pt"), str(tmp_path / "answers.pt")]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [answers] = torch.load(tmp_path / "answers.pt")["mirrored"]
+    best, mirrored = load_best(results), load_best(results, mirror=True)
+    with torch.inference_mode():
+        assert not torch.allclose(answers, best.model(images), atol=1e-2)
+    for index, (image, answer) in enumerate(zip(images, answers, strict=True)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
+        expected = dict(classify(mirrored, tmp_path / f"{index}.png"))
+        assert [expected[name] for name in best.class_names] == pytest.approx(answer.softmax(0).tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

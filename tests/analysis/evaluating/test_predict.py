@@ -89,6 +89,31 @@ def test_the_best_trial_answers_not_another(search_run, tmp_path):
     )
 
 
+def test_a_mirrored_answer_is_that_of_an_image_and_its_mirror_image(search_run, tmp_path, capsys, picture):
+    image = picture((8, 8, 3))
+    Image.fromarray(image).save(tmp_path / "x.png")
+    command = [str(search_run.path), "--device", "cpu", "--predict", str(tmp_path / "x.png"), "--mirror"]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "data.flip is false" in err and "Leave --mirror out" in err and err.count("\n") == 1
+    results = load_search(search_run.with_flips().path)
+    views = torch.tensor(np.stack([image, image[:, ::-1]])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = load_best(results).model(views).double().mean(0)
+    ranking = classify(load_best(results, mirror=True), tmp_path / "x.png")
+    assert [share for _, share in ranking] == pytest.approx(logits.softmax(0).sort(descending=True).values.tolist())
+    assert dict(ranking) != pytest.approx(dict(classify(load_best(results), tmp_path / "x.png")), abs=1e-3)
+    assert main(command) == 0
+    out, _ = capsys.readouterr()
+    assert "averaged over each image and its mirror image" in out and f"{100 * ranking[0][1]:.2f} %" in out
+
+
+def test_mirror_without_a_use_is_refused(search_run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(search_run.path), "--mirror"])
+    assert "belongs to --predict or --export" in capsys.readouterr().err
+
+
 def test_predictions_are_printed_and_hostile_names_stay_text(make_run, trained, tmp_path, monkeypatch, capsys, picture):
     monkeypatch.chdir(tmp_path)
     kinds = ("<script>{}</script>", "[bold]{}[/bold]", 'a"{}\nc', "\x1b[31m{}", "[/]{}")

@@ -111,6 +111,28 @@ def test_a_confirmation_is_read_and_evaluated(confirmed, monkeypatch):
     pd.testing.assert_frame_equal(again.trainings, evaluated.trainings)
 
 
+def test_mirrored_accuracies_are_of_the_trainings_that_flipped(confirmed):
+    """The configuration of trial 2 flipped, the defaults did not."""
+    confirm = confirmed.path / "confirm"
+    for place in [*confirm.glob("trial_0000_*/*"), *confirm.glob("trial_0002_*/*")]:
+        confirmed.edit_meta(place, lambda meta: meta["config"]["data"].update(flip=True))
+    (report := confirmed.path / "report").mkdir()
+    results = load_search(confirmed.path)
+    confirmation = load_confirmation(results)
+    evaluated = evaluate_confirmation(confirmation, opener(report), torch.device("cpu"), report)
+    test = load_test(results.config.data)
+    views = [torch.from_numpy(images.copy()).permute(0, 3, 1, 2) for images in (test.images, test.images[:, :, ::-1])]
+    with torch.inference_mode():
+        first, second = map(load_model(confirmation.results.checkpoint_of(0)), views)
+    expected = float(((first + second).argmax(1).numpy() == test.labels).mean())
+    accuracies = evaluated.trainings["mirrored_accuracy"]
+    assert accuracies[0] == accuracies[2] == pytest.approx(expected)
+    assert accuracies.isna().tolist() == [False, True, False, True, True, True]
+    by_number = {each["number"]: each for each in confirmation_json(evaluated, results)["configurations"]}
+    assert by_number[2]["mirrored_accuracy"]["values"] == [accuracies[0]] * 2
+    assert "mirrored_accuracy" not in by_number[0]
+
+
 def test_a_damaged_checkpoint_and_one_of_an_earlier_epoch_are_problems(confirmed, trained):
     report = confirmed.path / "report"
     report.mkdir()
