@@ -40,7 +40,7 @@ class Predictions:
     mistake_images: NDArray[np.uint8]  # (M, H, W, C)
     mirrored_logits: NDArray[np.float32] | None = None  # (N, num_classes), of Mirrored; None: not flipped, or older
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Any]:
         """What is kept, by name."""
         return {name: array for name, array in vars(self).items() if array is not None}
 
