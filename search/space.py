@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from training.config import (
     AUGMENTATION_OFF,
     PER_LAYER_FIELDS,
+    USED_BY,
     DataConfig,
     FrozenConfig,
     TrialConfig,
@@ -210,14 +211,20 @@ def differences(one: TrialConfig, other: TrialConfig) -> list[str]:
 
 
 def layer_by_layer(config: TrialConfig) -> dict[str, Any]:
-    """Every path with what it does: per-layer fields written out, width_growth as the widths that it leads to."""
+    """Every path with what it does; None for what the optimizer does not use.
+
+    Per-layer fields are written out, width_growth and layers_per_stage are what they lead to.
+    """
     values, model = value_by_path(config), config.model
     for field in PER_LAYER_FIELDS:
         values[f"model.{field}"] = tuple(model.at(field, layer) for layer in range(model.depth))
     values["model.width_growth"] = values["model.width"]
-    grouped = model.layers_per_stage if model.residual else 1
+    in_a_stage = min(model.layers_per_stage, model.depth)
+    values["model.residual"] = has_sums = model.residual and in_a_stage > 1
+    grouped = in_a_stage if has_sums else 1
     values["model.layers_per_stage"] = grouped, *(values[f"model.{field}"] for field in PER_LAYER_FIELDS)
-    return values
+    unused = [field for field, names in USED_BY.items() if config.optimizer.name not in names]
+    return values | {f"optimizer.{field}": None for field in unused}
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

@@ -222,7 +222,7 @@ json_values = nested(scalars, few_letters)
 values = nested(scalars | keys | st.datetimes() | st.binary(max_size=8), keys)
 numbers = st.integers(-2, 12) | st.sampled_from([0.1, 0.5, 1e-5, 1e9, 2**40, 0.0, 1e-320, 1e300]) | st.floats(0, 1)
 choices = st.sampled_from(
-    [1, 2, 3, 5, 64, 0.0, 0.5, True, False, "sgd", "adam", "max", "none", "same", "valid", "relu", "average"]
+    [1, 2, 3, 5, 64, 0.0, 0.5, True, False, "sgd", "muon", "max", "none", "same", "valid", "relu", "average", "mse"]
 )
 conditions = st.dictionaries(st.sampled_from(TRIAL_PATHS), choices | st.lists(choices, max_size=2), max_size=2)
 entries = st.builds(

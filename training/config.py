@@ -151,6 +151,14 @@ class OptimizerConfig(FrozenConfig):
     schedule: Literal["constant", "cosine", "one_cycle", "linear"] = "one_cycle"
 
 
+# The fields that act with some optimizers only.
+USED_BY = {
+    "other_learning_rate": ("muon",),
+    "momentum": ("sgd", "muon", "rmsprop"),
+    "nesterov": ("sgd", "muon"),
+}
+
+
 class TrainConfig(FrozenConfig):
     """The budget and the loss."""
 

@@ -1,5 +1,7 @@
 """What one image excites in a network."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -10,7 +12,7 @@ from analysis.figures.feature_maps import shape_text
 from analysis.figures.style import Picture, drawing, styled
 from training import load_model
 from training.checkpoint import CheckpointError
-from training.model import ConvNet
+from training.model import ConvNet, Residual
 
 CHANNELS_SHOWN = 8
 
@@ -24,7 +26,20 @@ def activations_data(model: ConvNet, image: NDArray[np.uint8]) -> list[tuple[str
         model.eval()(torch.tensor(image, device=device).permute(2, 0, 1)[None])
     for hook in hooks:
         hook.remove()
-    return [(f"block {index}", _strongest(output[0].float().cpu().numpy())) for index, output in enumerate(seen)]
+    names = block_names(model)
+    return [(name, _strongest(output[0].float().cpu().numpy())) for name, output in zip(names, seen, strict=True)]
+
+
+def block_names(model: ConvNet) -> list[str]:
+    """The blocks, counted as convolutions are: `block 0`; with a residual sum `blocks 1 to 3, plus their input`."""
+    names, first = [], 0
+    for block in model.blocks:
+        last = first + (len(block) if isinstance(block, Residual) else 1) - 1
+        name = f"block {first}" if first == last else f"blocks {first} to {last}"
+        whose = "its" if first == last else "their"
+        names.append(f"{name}, plus {whose} input" if isinstance(block, Residual) else name)
+        first = last + 1
+    return names
 
 
 def _strongest(maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -46,7 +61,9 @@ def plot_activations(image: NDArray[np.uint8], data: list[tuple[str, NDArray[np.
     for row, (name, maps) in enumerate(data):
         for axes, channel in zip(grids[row, 1:], maps, strict=False):
             axes.imshow(channel, cmap="viridis", vmin=0, vmax=1)
-        grids[row, 1].set_title(f"{name}: {shape_text(maps.shape[1:])}", fontsize=8, loc="left", pad=3)
+        grids[row, 1].set_title(" ", fontsize=8, pad=3)  # room for a line: a title wider than its channel moves others
+        line: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "in_layout": False}
+        grids[row, 1].annotate(f"{name}: {shape_text(maps.shape[1:])}", (0, 1), (0, 3), fontsize=8, **line)
     return figure
 
 

@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from analysis.evaluating.evaluation import Evaluation
-from analysis.figures.style import GREEN, INK, PURPLE, SKY, WIDTH, YELLOW, Picture, drawing, styled
+from analysis.figures.style import GREEN, INK, ORANGE, PURPLE, SKY, WIDTH, YELLOW, Picture, drawing, styled
 from analysis.text import compact, percent
 from training.checkpoint import read_meta
 from training.config import ModelConfig
 from training.geometry import Shape
-from training.layers import Convolution, Layer, Pooling, network_layers
+from training.layers import Addition, Convolution, Layer, Pooling, network_layers
 
-FACES = {"conv": SKY, "pool": YELLOW, "input": GREEN}
+FACES = {"conv": SKY, "pool": YELLOW, "add": ORANGE, "input": GREEN}
 
 
 def layer_table(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
@@ -32,7 +32,10 @@ def layer_table(config: ModelConfig, input_shape: Shape, num_classes: int) -> li
 
 
 def formula(layer: Layer) -> str:
-    """The size formula with a layer's numbers, for its height; empty for a layer that slides no window."""
+    """The size formula with a layer's numbers, for its height; of a sum what it adds; empty for other layers."""
+    if isinstance(layer, Addition):
+        convolutions = "convolution" if layer.num_layers == 1 else f"{layer.num_layers} convolutions"
+        return f"x + f(x), f the last {convolutions}"
     if not isinstance(layer, Convolution | Pooling):
         return ""
     size, window = layer.input_shape[1], f"2·{layer.padding} − {layer.kernel_size})/{layer.stride}"
@@ -45,10 +48,10 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def feature_maps_data(config: ModelConfig, input_shape: Shape, num_classes: int) -> list[dict[str, Any]]:
-    """The input and every layer's output: name, window (`3 × 3 / 1`), shape (C, H, W) or (C,)."""
+    """The input and every layer's output: name, window (`3 × 3 / 1`; of a sum `x + f(x)`), shape (C, H, W) or (C,)."""
     boxes: list[dict[str, Any]] = [{"name": "input", "window": "", "shape": input_shape}]
     for layer in network_layers(config, input_shape, num_classes):
-        window = ""
+        window = "x + f(x)" if isinstance(layer, Addition) else ""
         if isinstance(layer, Convolution | Pooling):
             window = f"{layer.kernel_size} × {layer.kernel_size} / {layer.stride}"
         boxes.append({"name": layer.name, "window": window, "shape": layer.output_shape})

@@ -88,12 +88,12 @@ def _plot_panel(axes: Axes, panel: Panel, best: int | None) -> None:
     dots(axes, lost, np.full(len(lost), 0.04), len(data), **cross)
     for place, median, _ in panel.medians.to_numpy(dtype=np.float64):
         axes.plot([place - 0.36, place + 0.36], [100 * median] * 2, color=INK, linewidth=1.6, zorder=4)
-    axes.set_title(fitted(axis.path, 26), fontsize=8.5, loc="left", pad=4)
+    axes.set_title(fitted(axis.path, 30), fontsize=8.5, loc="left", pad=4)
     axes.tick_params(labelsize=7.5)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     grid(axes)
     if axis.choices:
-        _name_choices(axes, [fitted(shown(choice), 10) for choice in axis.choices])
+        _name_choices(axes, [fitted(shown(choice), 13) for choice in axis.choices])
     else:
         scale_x(axes, axis, 0.06)
 

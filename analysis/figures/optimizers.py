@@ -27,6 +27,7 @@ class OptimizerResult:
     accuracy: NDArray[np.float64]  # (n,), compared
     diverged: int
     best_learning_rate: float  # of its most accurate trial; NaN if unknown
+    best_other_rate: float  # muon's second one there; NaN if it was not searched
     curve: pd.Series  # epoch -> median val_loss in nats, of the same trials at every epoch
     curve_n: int
 
@@ -39,7 +40,6 @@ def optimizers_data(comparison: Comparison, epochs: pd.DataFrame) -> list[Optimi
     results = []
     for name, group in trials.groupby("optimizer.name", sort=True):
         best = group.sort_values(["compared_accuracy", "number"], ascending=[False, True]).iloc[0]
-        rate = best.get("optimizer.learning_rate")
         losses = epochs[epochs["number"].isin(group["number"]) & epochs["val_loss"].notna()]
         reached = losses.groupby("number")["epoch"].max()
         furthest = reached[reached == reached.max()].index
@@ -48,12 +48,18 @@ def optimizers_data(comparison: Comparison, epochs: pd.DataFrame) -> list[Optimi
                 name=str(name),
                 accuracy=group["compared_accuracy"].to_numpy(),
                 diverged=int((comparison.diverged["optimizer.name"] == name).sum()),
-                best_learning_rate=float(rate) if rate is not None else math.nan,
+                best_learning_rate=_rate(best, "learning_rate"),
+                best_other_rate=_rate(best, "other_learning_rate"),
                 curve=losses[losses["number"].isin(furthest)].groupby("epoch")["val_loss"].median(),
                 curve_n=len(furthest),
             )
         )
     return sorted(results, key=lambda each: -float(np.median(each.accuracy)))
+
+
+def _rate(trial: pd.Series, field: str) -> float:
+    rate = trial.get(f"optimizer.{field}")
+    return math.nan if rate is None else float(rate)
 
 
 @styled
@@ -104,11 +110,7 @@ def optimizers_sentence(data: list[OptimizerResult], epoch: int) -> str:
         for each in (data[0], data[-1])
     )
     text = f"The median val accuracy after epoch {epoch} is highest {highest}, and lowest {lowest}."
-    rates = [
-        f"{tick(float(f'{each.best_learning_rate:.2g}'))} for {each.name}"
-        for each in data
-        if not math.isnan(each.best_learning_rate)
-    ]
+    rates = [_rates_text(each) for each in data if not math.isnan(each.best_learning_rate)]
     if rates:
         text += f" The learning rate of each one's best trial is {', '.join(rates)}."
     few = [each.name for each in data if len(each.accuracy) < LEAST_PER_OPTIMIZER]
@@ -118,6 +120,13 @@ def optimizers_sentence(data: list[OptimizerResult], epoch: int) -> str:
             "found bad at first, and this is no fair comparison."
         )
     return text
+
+
+def _rates_text(each: OptimizerResult) -> str:
+    """`0.1 for sgd`, `0.02 for muon (0.1 for all but its filters)`."""
+    rate, other = (tick(float(f"{rate:.2g}")) for rate in (each.best_learning_rate, each.best_other_rate))
+    words = f"{rate} for {each.name}"
+    return words if math.isnan(each.best_other_rate) else f"{words} ({other} for all but its filters)"
 
 
 def picture(results: SearchResults) -> Picture | None:

@@ -114,7 +114,7 @@ def parallel_ticks(axis: ParamAxis) -> list[tuple[float, str]]:
     """(height, label) of the values on an axis: all choices, at most 12, or round numbers."""
     if axis.choices:
         step = -(-len(axis.choices) // 12)
-        labels = [fitted(shown(choice), 9) for choice in axis.choices[::step]]
+        labels = [fitted(shown(choice), 13) for choice in axis.choices[::step]]
         return list(zip(height_on(axis, range(0, len(axis.choices), step)).tolist(), labels, strict=True))
     if axis.log or axis.low == axis.high:
         ticks = log_ticks(axis.low, axis.high) if axis.log else [axis.low]

@@ -45,8 +45,9 @@ def space_table(config: SearchConfig) -> Table:
     table = Table("path", "distribution", "default", title="Search space")
     defaults = config.search_space.default_params()
     for path, entry in config.space.items():
-        default = defaults.get(path, defaults.get(f"{path}.0", "inactive"))
-        table.add_row(path, Text(describe(entry)), Text(str(default)))
+        values = [str(defaults[name]) for name in entry.names(path, config.base.model.depth) if name in defaults]
+        default = ", ".join(values if len(set(values)) > 1 else values[:1])  # one for all layers, or one for each
+        table.add_row(path, Text(describe(entry)), Text(default or "inactive"))
     return table
 
 

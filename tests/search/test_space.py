@@ -4,13 +4,16 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
 from search.config import parse_config
-from search.space import SearchSpace, SpaceEntry, contains, value_by_path
+from search.space import SearchSpace, SpaceEntry, contains, differences, value_by_path
+from training.config import TrialConfig
+from training.model import ConvNet
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -115,3 +118,47 @@ def test_a_value_of_zero_lies_outside_of_a_logarithmic_range() -> None:
         distribution = SpaceEntry.model_validate(entry).distribution()
         assert not contains(distribution, 0) and not contains(distribution, -1.0)
         assert contains(distribution, entry.get("int", entry.get("float"))[0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "acts"),
+    [
+        ({}, {"residual": True}, False),
+        ({"depth": 1, "layers_per_stage": 2}, {"residual": True}, False),
+        ({"layers_per_stage": 2}, {"residual": True}, True),
+        ({}, {"layers_per_stage": 2}, True),
+        ({"pooling": "none", "width_growth": 1.0}, {"layers_per_stage": 2}, False),
+        ({"pooling": "none", "width_growth": 1.0, "residual": True}, {"layers_per_stage": 2}, True),
+        ({"layers_per_stage": 3, "residual": True}, {"layers_per_stage": 5}, False),
+        ({"layers_per_stage": 2}, {"pooling": ["max", "none", "max"]}, False),
+        ({"layers_per_stage": 2}, {"pooling": ["max", "max", "max"]}, True),
+        ({"layers_per_stage": 2}, {"width": [8, 8, 16]}, False),
+    ],
+)
+def test_configs_differ_where_their_networks_do(fields: dict[str, Any], change: dict[str, Any], acts: bool) -> None:
+    one = TrialConfig().override({"model.width": 8, **{f"model.{field}": value for field, value in fields.items()}})
+    other = one.override({f"model.{field}": value for field, value in change.items()})
+
+    def answer(config: TrialConfig) -> list[float]:
+        torch.manual_seed(0)
+        model = ConvNet(config.model, (3, 16, 16), 5).eval()
+        return model(torch.arange(768).view(1, 3, 16, 16)).flatten().tolist()
+
+    assert (answer(one) != answer(other)) == acts
+    assert differences(one, other) == [f"model.{field}" for field in change if acts]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "acts"),
+    [
+        ("sgd", {"other_learning_rate": 0.3}, False),
+        ("muon", {"other_learning_rate": 0.3}, True),
+        ("adam", {"momentum": 0.5}, False),
+        ("sgd", {"momentum": 0.5}, True),
+        ("rmsprop", {"nesterov": False}, False),
+    ],
+)
+def test_what_an_optimizer_does_not_use_is_no_difference(name: str, change: dict[str, Any], acts: bool) -> None:
+    one = TrialConfig().override({"optimizer.name": name})
+    other = one.override({f"optimizer.{field}": value for field, value in change.items()})
+    assert differences(one, other) == [f"optimizer.{field}" for field in change if acts]

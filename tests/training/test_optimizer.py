@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
-from training.config import ModelConfig, OptimizerConfig
+from training.config import USED_BY, ModelConfig, OptimizerConfig
 from training.model import ConvNet
 from training.optimizer import (
     NEWTON_SCHULZ_STEPS,
@@ -55,6 +55,31 @@ def test_averages_kept_are_those_of_a_real_state(name: str, momentum: float):
     for parameter in layer.parameters():
         kept = [value for value in optimizer.state[parameter].values() if value is not None]
         assert sum(value.shape == parameter.shape for value in kept) == averages_kept(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_acts_with_the_optimizers_that_are_said_to_use_it(name: str):
+    changes = {
+        "other_learning_rate": 0.5,
+        "momentum": 0.3,
+        "nesterov": False,
+        "weight_decay": 0.4,
+        "learning_rate": 0.2,
+    }
+    assert {*changes, "name", "schedule"} == set(OptimizerConfig.model_fields)
+
+    def trained(**fields: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = ConvNet(ModelConfig(depth=1, width=2), (1, 8, 8), 3)
+        optimizer = build_optimizer(model, OptimizerConfig.model_validate({"name": name, **fields}))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.arange(128.0).view(2, 1, 8, 8)).square().sum().backward()
+            optimizer.step()
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    acting = {field for field, value in changes.items() if not trained(**{field: value}).equal(trained())}
+    assert acting == {field for field in changes if name in USED_BY.get(field, NAMES)}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from analysis.reading.results import SearchResults
 from analysis.reading.tables import endings
 from analysis.text import percent, plural, shown
 from search.record.endings import Ending, Infeasible
-from search.space import SpaceEntry
+from search.space import SpaceEntry, differences
 from training.checkpoint import read_meta
 from training.config import NUM_CLASSES
 from training.errors import ConfigError
@@ -190,6 +190,8 @@ def why_not(results: SearchResults, name: str, value: float) -> str:
         return "no value beyond is legal"
     except InfeasibleError:
         return "beyond it the network is impossible"
+    if not differences(results.config_of(results.best_trial.number), config):
+        return "beyond it nothing changes"
     if bounds.max_params is not None and num_params > bounds.max_params:
         return "beyond it the network exceeds search.max_params"
     if bounds.max_multiply_adds is not None and multiply_adds > bounds.max_multiply_adds:

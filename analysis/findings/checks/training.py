@@ -13,6 +13,7 @@ from analysis.reading.results import SearchResults
 from analysis.reading.tables import endings
 from analysis.text import ordinal, percent, plural, points, run_search, shown
 from search.record.endings import Ending
+from search.space import value_at
 
 RISING = 0.005  # gain of the last two epochs
 SMALL_GAP = 0.05  # train minus val accuracy: below, the network has not fitted its training images
@@ -21,6 +22,10 @@ ENOUGH_TO_CORRELATE = 5  # trials trained all epochs
 WEAK_CORRELATION = 0.5
 SOME, MANY = 0.05, 0.2  # share of trials that diverged or failed
 SEPARATED = 0.5  # Youden's J of a learning rate above which trials diverge
+RATES = {
+    "optimizer.learning_rate": "learning rates",
+    "optimizer.other_learning_rate": "muon's other learning rates",
+}
 
 
 def check_epochs(results: SearchResults) -> Check:
@@ -150,12 +155,11 @@ def check_diverged(results: SearchResults) -> Check:
     verdict: Verdict = "act" if share >= MANY else "look" if share >= SOME or len(failed) else "fine"
     advice, command = [], None
     if len(diverged):
-        above, high = diverging_rates(results, trials, set(diverged["number"]))
+        path, above, high = diverging_rates(results, trials, set(diverged["number"]))
         finding += f" {above}"
         if high is not None:
-            advice.append(f"Search below a learning rate of {shown(high)}.")
-            entry = with_end(results.space["optimizer.learning_rate"], True, high)
-            command = new_search(results, {"space.optimizer.learning_rate": entry})
+            advice.append(f"Search with {path} below {shown(high)}.")
+            command = new_search(results, {f"space.{path}": with_end(results.space[path], True, high)})
     if len(failed):
         reason, count = Counter(map(last_line, failed["reason"])).most_common(1)[0]
         finding += f" {count} of the {len(failed)} that failed like this: {reason}."
@@ -165,41 +169,44 @@ def check_diverged(results: SearchResults) -> Check:
     )
 
 
-def diverging_rates(results: SearchResults, trials: pd.DataFrame, diverged: set[int]) -> tuple[str, float | None]:
-    """(a sentence on the learning rates at which trials diverged, a new upper bound of the space or None).
+def diverging_rates(results: SearchResults, trials: pd.DataFrame, diverged: set[int]) -> tuple[str, str, float | None]:
+    """(path, a sentence on the learning rates at which trials diverged, a new upper bound of the space or None).
 
     The limit is the learning rate that separates best, by Youden's J: the share of those that diverged at or above it
-    minus that of the others.
+    minus that of the others. Muon's second rate is looked at where the first does not separate them.
     """
-    drawn = [(number, results.params[number].get("optimizer.learning_rate")) for number in trials["number"]]
-    bad = [rate for number, rate in drawn if is_number(rate) and number in diverged]
-    good = [rate for number, rate in drawn if is_number(rate) and number not in diverged]
-    if not bad or not good:
-        return "Whether that is due to the learning rate cannot be told.", None
+    sentence = "Whether that is due to the learning rate cannot be told."
 
     def above(rates: list[float], limit: float) -> int:
         return sum(rate >= limit for rate in rates)
 
-    separation, limit = max((above(bad, rate) / len(bad) - above(good, rate) / len(good), rate) for rate in bad)
-    if separation < SEPARATED:
-        return "No learning rate separates those that diverged from the others.", None
-    sentence = (
-        f"At learning rates of {shown(limit)} and more lie {above(bad, limit)} of the {len(bad)} that "
-        f"diverged and {above(good, limit)} of the {len(good)} others."
-    )
-    return sentence, lower_rate(results, limit, [rate for rate in good if rate < limit])
+    for path, rates in RATES.items():
+        drawn = [(number, results.params[number].get(path)) for number in trials["number"]]
+        bad = [rate for number, rate in drawn if is_number(rate) and number in diverged]
+        good = [rate for number, rate in drawn if is_number(rate) and number not in diverged]
+        if not bad or not good:
+            continue
+        separation, limit = max((above(bad, rate) / len(bad) - above(good, rate) / len(good), rate) for rate in bad)
+        if separation >= SEPARATED:
+            sentence = (
+                f"At {rates} of {shown(limit)} and more lie {above(bad, limit)} of the {len(bad)} that "
+                f"diverged and {above(good, limit)} of the {len(good)} others."
+            )
+            return path, sentence, lower_rate(results, path, limit, [rate for rate in good if rate < limit])
+        sentence = "No learning rate separates those that diverged from the others."
+    return "", sentence, None
 
 
-def lower_rate(results: SearchResults, limit: float, below: list[float]) -> float | None:
+def lower_rate(results: SearchResults, path: str, limit: float, below: list[float]) -> float | None:
     """A bound half-way, on a log scale, between what diverged and what did not; None if that narrows nothing.
 
     The defaults and the best trial stay inside.
     """
-    entry = results.space.get("optimizer.learning_rate")
+    entry = results.space.get(path)
     if entry is None or entry.real is None:
         return None
-    best = results.best_trial.params.get("optimizer.learning_rate") if results.best_trial else None
-    inside = max(results.config.optimizer.learning_rate, best if is_number(best) else 0.0)
+    best = results.best_trial.params.get(path) if results.best_trial else None
+    inside = max(value_at(results.config, path), best if is_number(best) else 0.0)
     half_way = float(f"{(limit * max(below)) ** 0.5:.3g}") if below else 0.0
     high = max(inside, half_way)
     return high if entry.real[0] < high < min(limit, entry.real[1]) else None

@@ -24,6 +24,35 @@ def test_layer_table_adds_up_and_its_formula_is_right():
     assert names == [box["name"] for box in maps]
 
 
+STAGES = ModelConfig(depth=5, layers_per_stage=3, width=4, residual=True)
+
+
+def test_a_residual_sum_says_what_it_adds():
+    layers = figures.layer_table(STAGES, (3, 16, 16), 7)
+    sums = {layer["name"]: layer["formula"] for layer in layers if layer["name"].startswith("add")}
+    assert sums == {"add0": "x + f(x), f the last 2 convolutions", "add1": "x + f(x), f the last convolution"}
+    maps = figures.feature_maps_data(STAGES, (3, 16, 16), 7)
+    assert {box["name"]: box["shape"] for box in maps if box["window"] == "x + f(x)"} == {
+        "add0": (4, 8, 8),
+        "add1": (8, 4, 4),
+    }
+
+
+def test_activations_of_a_residual_sum_say_of_which_blocks_they_are(digits):
+    model = ConvNet(STAGES, digits.train.image_shape, 10)
+    data = figures.activations_data(model, digits.train.images[0])
+    assert [(name, maps.shape[1]) for name, maps in data] == [
+        ("block 0", 4),
+        ("blocks 1 to 2, plus their input", 4),
+        ("block 3", 2),
+        ("block 4, plus its input", 2),
+    ]
+    figure = figures.plot_activations(digits.train.images[0], data)
+    figure.draw_without_rendering()
+    left = [axes.get_position().x0 for axes in figure.axes[1:5]]
+    np.testing.assert_allclose(np.diff(left, 2), 0, atol=1e-3)  # channels are evenly spaced, whatever is written above
+
+
 def test_activations_are_those_of_the_blocks(digits):
     model = ConvNet(ModelConfig(depth=2, width=12), digits.train.image_shape, 10)
     image = digits.train.images[0]

@@ -261,6 +261,15 @@ def test_optimizers_are_compared_at_equal_epochs_and_each_curve_is_of_the_same_t
     assert "0.01 for adam, 0.1 for sgd" in picture.sentence and "Fewer than 5 trials used adam, sgd" in picture.sentence
 
 
+def test_of_muon_both_learning_rates_are_said():
+    muon = {"optimizer.name": "muon", "optimizer.learning_rate": 0.2, "optimizer.other_learning_rate": 0.03}
+    space = SPACE | read_space({"optimizer.name": {"choice": ["sgd", "muon"]}})
+    space |= read_space({"optimizer.other_learning_rate": {"float": [0.01, 0.1], "when": {"optimizer.name": "muon"}}})
+    results = searched({"curve": [0.5]}, {"curve": [0.6], "params": muon}, total=1, space=space)
+    picture = {picture.name: picture for picture in space_pictures(results)}["optimizers"]
+    assert "best trial is 0.2 for muon (0.03 for all but its filters), 0.1 for sgd." in picture.sentence
+
+
 def test_lines_are_drawn_the_worst_first_and_ranked_paths_come_first():
     results = large(40)
     compared = at_equal_epochs(results.trials, results.epochs)

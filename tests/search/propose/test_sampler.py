@@ -31,8 +31,11 @@ SPACE = {
     "model.depth": {"int": [1, 9]},
     "model.kernel_size": {"choice": [3, 5, 7], "per_layer": True},
     "model.activation": {"choice": ["relu", "gelu", "silu"]},
-    "optimizer.name": {"choice": ["sgd", "adamw"]},
+    "model.layers_per_stage": {"int": [1, 3]},
+    "model.residual": {"choice": [True, False], "when": {"model.layers_per_stage": [2, 3]}},
+    "optimizer.name": {"choice": ["sgd", "adamw", "muon"]},
     "optimizer.learning_rate": {"float": [0.001, 0.1], "log": True},
+    "optimizer.other_learning_rate": {"float": [0.01, 1.0], "log": True, "when": {"optimizer.name": "muon"}},
     "optimizer.momentum": {"float": [0.8, 0.99], "when": {"optimizer.name": "sgd"}},
     "train.batch_size": {"int": [32, 256], "step": 32},
 }

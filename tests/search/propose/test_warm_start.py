@@ -369,6 +369,11 @@ WIDE = parse_config(
     {
         "space": {
             **SPACE,
+            "model.layers_per_stage": {"int": [1, 3]},
+            "model.residual": {"choice": [True, False], "when": {"model.layers_per_stage": [2, 3]}},
+            "model.pooling": {"choice": ["none", "max", "avg"], "per_layer": True},
+            "optimizer.name": {"choice": ["sgd", "adam", "muon"]},
+            "optimizer.other_learning_rate": {"float": [0.01, 1.0], "log": True, "when": {"optimizer.name": "muon"}},
             "model.width": {"int": [4, 256], "per_layer": True},
             "model.padding": {"choice": [0, "same"]},
             "model.batch_norm": {"choice": [True, False]},

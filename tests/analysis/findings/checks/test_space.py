@@ -49,6 +49,9 @@ def test_where_the_best_trials_gather_at_an_end_a_wider_legal_space_is_advised(m
     assert plan.config.base == load_config(results.run / "search.yaml").base
 
 
+STAGES = {"space.model.layers_per_stage": {"int": [1, 4]}}  # of networks of four layers
+
+
 @pytest.mark.parametrize(
     ("params", "changes", "obstacle"),
     [
@@ -56,6 +59,8 @@ def test_where_the_best_trials_gather_at_an_end_a_wider_legal_space_is_advised(m
         ({"model.stride": 1}, {"space.model.stride": {"choice": [1, 2, 3]}}, "stride (low end 1; no value beyond"),
         ({"model.width": 32}, {}, "model.width (high end 32; beyond it the network exceeds search.max_multiply_adds)"),
         ({"model.depth": 5}, {}, "model.depth (high end 5; beyond it the network is impossible)"),
+        ({"model.layers_per_stage": 4}, STAGES, "layers_per_stage (high end 4; beyond it nothing changes)"),
+        ({"model.layers_per_stage": 1}, STAGES, "layers_per_stage (low end 1; no value beyond is legal)"),
     ],
 )  # fmt: skip
 def test_an_end_beyond_which_nothing_is_possible_is_no_fault_of_the_space(make, params, changes, obstacle):
@@ -74,6 +79,24 @@ def test_conditions_and_values_per_layer_stay_as_they_are(make):
     entries = plan_of(check).config.space
     assert entries["model.kernel_size"].per_layer and entries["model.kernel_size"].choice == (1, 3, 5, 7, 9)
     assert entries["optimizer.momentum"].when == {"optimizer.name": ("sgd", "rmsprop")}
+
+
+def test_the_options_of_stages_and_muon_are_widened_as_others_are(make):
+    for_muon = {"optimizer.name": "muon"}
+    changes = {
+        "search.max_multiply_adds": None,
+        "space.model.layers_per_stage": {"int": [1, 3]},
+        "space.model.residual": {"choice": [True, False], "when": {"model.layers_per_stage": [2, 3]}},
+        "space.optimizer.name": {"choice": ["sgd", "rmsprop", "muon"]},
+        "space.optimizer.other_learning_rate": {"float": [0.01, 0.1], "log": True, "when": for_muon},
+    }
+    stages = {"model__depth": 4, "model__layers_per_stage": 3, "model__residual": True}
+    muon = {"optimizer__name": "muon", "optimizer__momentum": None, "optimizer__other_learning_rate": 0.1}
+    plan = plan_of(check_edges(make([a_trial(0.8, **stages, **muon) for _ in range(5)], changes)))
+    assert space_entry(plan, "model.layers_per_stage") == (1, 4)
+    assert space_entry(plan, "optimizer.other_learning_rate") == (0.01, 0.215)  # a third of a decade further
+    assert plan.config.space["optimizer.other_learning_rate"].when == for_muon
+    assert "model.residual" not in str(check_edges(make([a_trial(0.8, **stages) for _ in range(5)], changes)).command)
 
 
 @pytest.mark.parametrize(

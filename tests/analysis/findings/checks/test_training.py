@@ -161,6 +161,24 @@ def test_a_narrower_range_never_leaves_out_the_best_trial_or_the_defaults(make):
     assert check.command is None
 
 
+def test_where_the_learning_rate_tells_nothing_muons_other_one_is_looked_at(make):
+    changes = {
+        "space.optimizer.name": {"choice": ["sgd", "rmsprop", "muon"]},
+        "space.optimizer.other_learning_rate": {"float": [0.01, 10], "log": True, "when": {"optimizer.name": "muon"}},
+    }
+
+    def muon(other: float) -> dict[str, float | str | None]:
+        return {"optimizer__name": "muon", "optimizer__momentum": None, "optimizer__other_learning_rate": other}
+
+    bad = [stopped(0.1, "diverged", optimizer__learning_rate=0.01, **muon(rate)) for rate in (4.0, 9.0)]
+    good = [a_trial(0.8, optimizer__learning_rate=0.2, **muon(rate)) for rate in (0.02, 0.04)]
+    sgd = [a_trial(0.7, optimizer__learning_rate=0.3) for _ in range(3)]
+    check = check_diverged(make([*bad, *good, *sgd], changes))
+    assert "At muon's other learning rates of 4 and more lie 2 of the 2 that diverged and 0 of the 2" in check.finding
+    entry = plan_of(check).config.space["optimizer.other_learning_rate"]
+    assert entry.real == (0.01, 0.4) and entry.when == {"optimizer.name": "muon"}
+
+
 def test_divergence_without_a_pattern_or_a_drawn_rate_is_only_said(make):
     mixed = make([a_trial(0.8, optimizer__learning_rate=0.4), diverged(0.01), stopped()])
     check = check_diverged(mixed)
