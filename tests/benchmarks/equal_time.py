@@ -4,10 +4,11 @@
     python tests/benchmarks/equal_time.py --dataset folder:PATH --minutes 8 --repetitions 3 --out DIR --judge-only
 
 Each repetition runs both, one after the other and in swapped order every time, with one seed for both and so one split.
-The budget counts from the start of either command. Judged is what each would select by val accuracy from the epochs
+`--earlier ROOT` adds the default search of another checkout of this project. The budget counts from the start of each
+command. Judged is what each would select by val accuracy from the epochs
 that ended within the budget, by its accuracy on the data set's test split, over time and at the end:
 
-    ours      the best trial that trained all epochs; before there is one, the trial that got furthest
+    ours      the best trial that trained all epochs; before there is one, the trial that got furthest; earlier alike
     pattern   the trial with the best last-reported value, the tutorial's rule
 
 Writes DIR/equal_time.json and DIR/equal_time.png and prints a table. A repetition that DIR already holds is not run
@@ -47,13 +48,18 @@ from training.errors import ConfigError, DataError
 from training.evaluate import evaluate
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {"ours": ROOT / "run_search.py", "pattern": Path(__file__).with_name("tutorial_pattern.py")}
-LABELS = {"ours": "convsearch", "pattern": "pattern of Ray's CIFAR tutorial"}
-COLOURS = {"ours": "#0072b2", "pattern": "#d55e00"}  # Okabe and Ito, 2008
+LABELS = {"ours": "convsearch", "pattern": "pattern of Ray's CIFAR tutorial", "earlier": "convsearch, earlier"}
+COLOURS = {"ours": "#0072b2", "pattern": "#d55e00", "earlier": "#009e73"}  # Okabe and Ito, 2008
 NO_LIMIT = "100000"  # trials: the time ends a search
 
 
 # Running
+
+
+def programs(options: argparse.Namespace) -> dict[str, Path]:
+    """What is run for each arm."""
+    arms = {"ours": ROOT / "run_search.py", "pattern": Path(__file__).with_name("tutorial_pattern.py")}
+    return arms | ({"earlier": options.earlier / "run_search.py"} if options.earlier else {})
 
 
 def search_arguments(options: argparse.Namespace, seed: int) -> list[str]:
@@ -68,7 +74,7 @@ def search_arguments(options: argparse.Namespace, seed: int) -> list[str]:
 def run_missing(options: argparse.Namespace) -> None:
     """Run what DIR does not hold yet, ours first in even repetitions."""
     for repetition in range(options.repetitions):
-        for arm in list(PROGRAMS)[:: -1 if repetition % 2 else 1]:
+        for arm in list(programs(options))[:: -1 if repetition % 2 else 1]:
             if not record_file(options.out, arm, repetition).exists():
                 run_arm(options, arm, repetition)
 
@@ -84,7 +90,8 @@ def run_arm(options: argparse.Namespace, arm: str, repetition: int) -> None:
     shutil.rmtree(runs / name, ignore_errors=True)  # of a benchmark that was interrupted
     runs.mkdir(parents=True, exist_ok=True)
     seed = options.seed + repetition
-    command = [sys.executable, str(PROGRAMS[arm]), *search_arguments(options, seed)]
+    program = programs(options)[arm]
+    command = [sys.executable, str(program), *search_arguments(options, seed)]
     command += ["--runs-dir", str(runs), "--name", name]
     if arm == "pattern" and options.defaults_first:
         command.append("--defaults-first")
@@ -92,7 +99,9 @@ def run_arm(options: argparse.Namespace, arm: str, repetition: int) -> None:
     load, started_at, started = os.getloadavg(), datetime.now(UTC), time.monotonic()
     log = options.out / f"{name}.log"
     with log.open("w") as stream:
-        environment = {**os.environ, "RAY_worker_niceness": "0"}  # else any other process starves the trials
+        root = program.parent if arm == "earlier" else ROOT
+        # Without its niceness of 15 any other process starves the trials.
+        environment = {**os.environ, "RAY_worker_niceness": "0", "PYTHONPATH": str(root)}
         code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
     if code:
         raise SystemExit(f"{name} ended with exit code {code}: see {log}")
@@ -114,6 +123,7 @@ def check_settings(options: argparse.Namespace) -> None:
     settings = {
         "arguments": search_arguments(options, options.seed),
         "defaults_first": options.defaults_first,
+        "earlier": str(options.earlier) if options.earlier else None,
     }
     file = options.out / "settings.json"
     if file.exists() and json.loads(file.read_text()) != settings:
@@ -218,11 +228,12 @@ class Judge:
 
 def judge_run(out: Path, record: dict[str, Any], judge: Judge) -> dict[str, Any]:
     """Everything about one run of one arm."""
-    arm, num_epochs = record["arm"], judge.config.train.epochs
+    arm = record["arm"]
     budget = judge.config.search.time_budget_seconds
     assert budget is not None
     run = out / "runs" / f"{arm}-{record['repetition']}"
     every_epoch, checkpoints = read_run(run, datetime.fromisoformat(record["started_at"]))
+    num_epochs = max(read_meta(each)["config"].train.epochs for each in checkpoints.values())
     epochs = [epoch for epoch in every_epoch if epoch.seconds <= budget]
     selected = []
     for incumbent in incumbents(arm, epochs, num_epochs):
@@ -268,24 +279,28 @@ def mean_and_error(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def judge_all(options: argparse.Namespace, config: SearchConfig) -> dict[str, Any]:
-    """Judge every repetition of which DIR holds both runs."""
+    """Judge every repetition of which DIR holds all runs."""
+    arms = list(programs(options))
     judge = Judge(config, options.out / "held_out.json")
     pairs = []
     for repetition in range(options.repetitions):
-        files = {arm: record_file(options.out, arm, repetition) for arm in PROGRAMS}
+        files = {arm: record_file(options.out, arm, repetition) for arm in arms}
         if all(file.exists() for file in files.values()):
             pair = {arm: judge_run(options.out, json.loads(file.read_text()), judge) for arm, file in files.items()}
-            pair["ours"]["passed_other_at_seconds"] = passed_at(pair["ours"], held_out(pair["pattern"]))
-            pair["pattern"]["passed_other_at_seconds"] = passed_at(pair["pattern"], held_out(pair["ours"]))
+            finals = {arm: held_out(run) for arm, run in pair.items()}
+            for arm, run in pair.items():
+                best = max((finals[other] or 0.0 for other in arms if other != arm), default=0.0)
+                run["passed_others_at_seconds"] = passed_at(run, best)
             pairs.append(pair)
     if not pairs:
         raise SystemExit(f"{options.out} holds no finished repetition")
     environment = json.loads(
         (options.out / "runs" / f"ours-{pairs[0]['ours']['repetition']}/environment.json").read_text()
     )
-    judged = [pair for pair in pairs if None not in (held_out(pair["ours"]), held_out(pair["pattern"]))]
-    finals = {arm: [float(held_out(pair[arm]) or 0.0) for pair in judged] for arm in PROGRAMS}
-    finals["ours - pattern"] = [a - b for a, b in zip(finals["ours"], finals["pattern"], strict=True)]
+    judged = [pair for pair in pairs if all(held_out(run) is not None for run in pair.values())]
+    reached = {arm: [float(held_out(pair[arm]) or 0.0) for pair in judged] for arm in arms}
+    for arm in arms[1:]:
+        reached[f"ours - {arm}"] = [a - b for a, b in zip(reached["ours"], reached[arm], strict=True)]
     return {
         "command": shlex.join(["python", *sys.argv]),
         "minutes": options.minutes,
@@ -293,7 +308,7 @@ def judge_all(options: argparse.Namespace, config: SearchConfig) -> dict[str, An
         "defaults_first": options.defaults_first,
         "num_test_images": judge.num_images,
         "environment": environment[-1],
-        "held_out_accuracy": {name: mean_and_error(values) for name, values in finals.items() if values},
+        "held_out_accuracy": {name: mean_and_error(values) for name, values in reached.items() if values},
         "repetitions": pairs,
     }
 
@@ -312,7 +327,7 @@ def minutes(seconds: float | None) -> str:
 def table(result: dict[str, Any]) -> str:
     """Repetitions and means as markdown."""
     head = ["repetition", "arm", "trials (complete)", "epochs", "selected", "val accuracy", "held-out accuracy"]
-    rows = [[*head, "n test", "passes the other's final at"]]
+    rows = [[*head, "n test", "passes the others' finals at"]]
     rows.append(["---"] * len(rows[0]))
     for pair in result["repetitions"]:
         for arm, run in pair.items():
@@ -327,7 +342,7 @@ def table(result: dict[str, Any]) -> str:
                     percent(final["val_accuracy"]),
                     percent(held_out(run)),
                     f"{result['num_test_images']:,}",
-                    minutes(run["passed_other_at_seconds"]),
+                    minutes(run["passed_others_at_seconds"]),
                 ]
             )
     means = [["held-out accuracy", "mean", "standard error", "n"], ["---"] * 4]
@@ -343,7 +358,7 @@ def describe_setup(result: dict[str, Any]) -> str:
     late = [run["overrun_seconds"] for pair in result["repetitions"] for run in pair.values()]
     cpu = f"{hardware['cores']} x {hardware['cpu']}, {hardware['memory_gib']} GiB"
     dataset = result["dataset"]
-    defaults = "; the config itself is the first trial of both" if result["defaults_first"] else ""
+    defaults = "; the config itself is the first trial of all" if result["defaults_first"] else ""
     return (
         f"{result['minutes']:g} minutes of wall time each, from the start of the command, {dataset}{defaults}\n"
         f"{', '.join([cpu, *hardware['gpus']])}; load before the runs {min(loads):.1f} to {max(loads):.1f}; "
@@ -359,7 +374,7 @@ def plot(result: dict[str, Any]) -> Figure:
     axes = figure.add_subplot()
     end = result["minutes"]
     times = np.linspace(0.0, end, 2001)
-    for arm in PROGRAMS:
+    for arm in result["repetitions"][0]:
         curves = np.array([accuracy_at(pair[arm], times * 60) for pair in result["repetitions"]])
         for curve in curves:
             axes.plot(times, 100 * curve, color=COLOURS[arm], linewidth=0.7, alpha=0.6)
@@ -408,9 +423,11 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="give the pattern the config itself as its first trial, as ours has",
     )
+    parser.add_argument("--earlier", type=Path, metavar="ROOT", help="another checkout of this project, as a third arm")
     parser.add_argument("--judge-only", action="store_true", help="run nothing, judge what there is")
     options = parser.parse_args(arguments)
     options.out = options.out.resolve()
+    options.earlier = options.earlier and options.earlier.resolve()
     options.data_dir = options.data_dir.resolve()
     return options
 
