@@ -1,11 +1,12 @@
 """Accuracy after equal CPU seconds: networks and recipes against each other, two trainings side by side.
 
-    python tests/benchmarks/recipe.py ARMS.yaml --dataset folder:PATH --seconds 205 --repetitions 5 --out DIR
+    python tests/benchmarks/recipe.py --dataset folder:PATH --seconds 205 --repetitions 5 --out DIR [--only ARM ...]
 
-ARMS.yaml names every arm and what it changes of the base config (`--config`), by path. An arm trains as many whole
-epochs as come nearest to `--seconds` of CPU time, measured in its first repetition; one that sets train.epochs keeps
-them. Each training has a process of its own with one thread, and another one beside it all the time, since two threads
-share a core. Repetition r of every arm has seed r, so that differences to the first arm are paired.
+recipes.yaml (or `--arms`) names every arm and what it changes of the base config (`--config`), by path. With
+`train.epochs: null` an arm trains as many whole epochs as come nearest to `--seconds` of CPU time, which its first
+repetition measures; else it trains the config's. Each training has a process of its own with one thread, and another
+one beside it all the time, since two threads share a core. Repetition r of every arm has seed r, so that differences to
+the first arm are paired.
 
 DIR keeps a record of each arm and repetition; what it holds is not trained again. Prints a table of val accuracies
 after the last epoch, the best arm first.
@@ -48,9 +49,13 @@ def train_one(options: argparse.Namespace, arms: Arms, arm: str, repetition: int
     """The record of an arm's training with one seed."""
     torch.set_num_threads(1)
     given = {"data.data_dir": options.data_dir, "train.seed": repetition, **dataset(options)}
-    config = load_config(options.config).base.override({**arms[arm], **given})
+    changes = dict(arms[arm])
+    fills_the_time = changes.get("train.epochs", 0) is None
+    if fills_the_time:
+        del changes["train.epochs"]
+    config = load_config(options.config).base.override({**changes, **given})
     data = some_images(load_data(config.data), options.images)
-    if "train.epochs" not in arms[arm]:
+    if fills_the_time:
         first = record_file(options, arm, 0)
         epochs = json.loads(first.read_text())["config"]["train"]["epochs"] if first.exists() else None
         epochs = epochs or max(1, round(options.seconds / epoch_seconds(config, data)))
@@ -166,15 +171,13 @@ def with_spread(values: list[float], sign: str = "") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", type=Path)
-    parser.add_argument(
-        "--only", nargs="+", metavar="ARM", help="of ARMS.yaml; the first is what others are compared to"
-    )
+    parser.add_argument("--arms", type=Path, default=Path(__file__).with_name("recipes.yaml"))
+    parser.add_argument("--only", nargs="+", metavar="ARM", help="the first is what others are compared to")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cifar10.yaml")
     parser.add_argument("--dataset")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--images", type=int, help="of train; default: all")
-    parser.add_argument("--seconds", type=float, default=205.0, help="CPU time of a training")
+    parser.add_argument("--seconds", type=float, default=205.0, help="CPU time of an arm with `train.epochs: null`")
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", nargs=3, metavar=("ARM", "REPETITION", "FILE"), help=argparse.SUPPRESS)

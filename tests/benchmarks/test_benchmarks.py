@@ -54,6 +54,20 @@ def test_searches_are_measured_beside_the_tutorials_pattern_and_bare_tune(tmp_pa
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(600)
+def test_recipes_are_compared_by_seed_and_trained_once(tmp_path: Path) -> None:
+    arms = {"base": {}, "wide": {"model.width": 8, "train.epochs": None}}
+    (tmp_path / "arms.yaml").write_text(json.dumps(arms))
+    arguments = ["--arms", "arms.yaml", "--config", str(ROOT / "configs" / "quick.yaml"), "--seconds", "1"]
+    arguments += ["--repetitions", "2", "--out", "out"]
+    lines = run("recipe", *arguments, cwd=tmp_path).splitlines()
+    assert len([line for line in lines if "epochs," in line]) == 4
+    assert any(line.startswith("| base | 3 |") and "| +0.00 ± 0.00 | 2 |" in line for line in lines)
+    again = run("recipe", *arguments, cwd=tmp_path).splitlines()
+    assert again == lines[4:]
+
+
+@pytest.mark.benchmark
+@pytest.mark.timeout(600)
 def test_the_gpus_benchmark_runs_without_a_gpu_too(tmp_path: Path) -> None:
     arguments = ["--device", "cpu", "--config", str(ROOT / "configs" / "quick.yaml"), "--trials", "2"]
     output = run("gpu", *arguments, "--images", "256", "--rounds", "2", "--seconds", "0.2", cwd=tmp_path)

@@ -13,8 +13,9 @@ from search.config import load_config
 from search.plan import Plan, plan_search
 from search.record.endings import INFEASIBLE_KEY
 
-CONFIG = Path(__file__).parents[2] / "configs" / "cifar10.yaml"
-INSIDE = {"model.kernel_size": 5, "model.dropout": 0.2, "train.label_smoothing": 0.1}  # else at ends of the space
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
+# Else they lie at ends of the space.
+INSIDE = {"model.kernel_size": 5, "model.dropout": 0.2, "train.label_smoothing": 0.1, "train.batch_size": 128}
 DEFAULTS = load_config(CONFIG).search_space.default_params() | INSIDE
 EPOCHS = 9
 START = datetime(2030, 1, 1)

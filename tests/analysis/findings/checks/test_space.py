@@ -109,7 +109,8 @@ def test_the_options_of_stages_and_muon_are_widened_as_others_are(make):
 def test_what_chance_explains_is_no_edge(make, num_at_end, others):
     trials = [a_trial(0.8, train__batch_size=64) for _ in range(num_at_end)]
     trials += [a_trial(0.7, train__batch_size=128) for _ in range(others)]
-    check = check_edges(make(trials, {"space.train.batch_size": {"choice": [64, 128]}}))
+    changes = {"train.batch_size": 64, "space.train.batch_size": {"choice": [64, 128]}}
+    check = check_edges(make(trials, changes))
     assert check.verdict == "fine" and "batch_size" not in check.finding
 
 
