@@ -39,6 +39,7 @@ from training.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an example that fails
 CONFIGS = {file.stem: file.read_text() for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
+WIDTHS_OF_SIX = CONFIGS["cifar10-gpu"].replace("  width: 64\n", "  width: [64, 64, 128, 128, 256, 256]\n")
 REPORT_FILES = ("test_openings.json", "test_metrics.json", "predictions-0.npz")  # that are read again
 LONGEST_LINE = 2000  # characters of a message
 MEMORY = 4 * 2**30  # bytes that an example may take
@@ -628,7 +629,7 @@ READERS = ("--confirm run", "--dataset digits --warm-start run")
         ((), lambda: journal_with(8, user_attr={"num_params": []}), "as its num_params"),
         ((), lambda: journal_with(8, user_attr={"reason": {}}), "as its reason"),
         ((), lambda: {"search.yaml": b"search: 3"}, "search: must be a mapping, got 3"),
-        ((), lambda: {"search.yaml": CONFIGS["cifar10-gpu"].encode()}, "search.yaml: model: width must have one value"),
+        ((), lambda: {"search.yaml": WIDTHS_OF_SIX.encode()}, "search.yaml: model: width must have one value"),
     ],
 )
 def test_run_directories_that_once_did_harm(
