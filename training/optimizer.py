@@ -56,7 +56,7 @@ class Muon(SGD):
         rest = {"lr": config.other_learning_rate, "momentum": config.momentum, "nesterov": nesterov}
         super().__init__(
             [
-                {"params": filters, "weight_decay": 0.0, "decay": 0.0 if self.unit_norm else config.weight_decay},
+                {"params": filters, "weight_decay": 0.0 if self.unit_norm else config.weight_decay},
                 {"params": weights, "weight_decay": config.weight_decay, **rest},
                 {"params": others, "weight_decay": 0.0, **rest},
             ],
@@ -71,8 +71,7 @@ class Muon(SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        group = self.param_groups[0]
-        for filters in group["params"]:
+        for filters in self.param_groups[0]["params"]:
             if filters.grad is None:
                 continue
             gradient = filters.grad
@@ -84,10 +83,8 @@ class Muon(SGD):
                 gradient = gradient.add(average, alpha=self.filter_momentum) if self.filter_nesterov else average
             if self.unit_norm:
                 filters.mul_(len(filters) ** 0.5 / filters.norm().clamp_min(1e-12))
-            else:
-                filters.mul_(1 - group["lr"] * group["decay"])
             filters.grad.copy_(orthogonalised(gradient.flatten(1)).view_as(filters))
-        super().step()
+        super().step()  # also decays the filters, if they are not kept at a norm
         return loss
 
 

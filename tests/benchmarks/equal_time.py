@@ -233,7 +233,9 @@ def judge_run(out: Path, record: dict[str, Any], judge: Judge) -> dict[str, Any]
     assert budget is not None
     run = out / "runs" / f"{arm}-{record['repetition']}"
     every_epoch, checkpoints = read_run(run, datetime.fromisoformat(record["started_at"]))
-    num_epochs = max(read_meta(each)["config"].train.epochs for each in checkpoints.values())
+    any_checkpoint = next(iter(checkpoints.values()), None)  # an earlier config may have trained other epochs
+    trained = read_meta(any_checkpoint)["config"] if any_checkpoint else judge.config
+    num_epochs = trained.train.epochs
     epochs = [epoch for epoch in every_epoch if epoch.seconds <= budget]
     selected = []
     for incumbent in incumbents(arm, epochs, num_epochs):

@@ -3,10 +3,10 @@
     python tests/benchmarks/recipe.py --dataset folder:PATH --seconds 205 --repetitions 5 --out DIR [--only ARM ...]
 
 recipes.yaml (or `--arms`) names every arm and what it changes of the base config (`--config`), by path. With
-`train.epochs: null` an arm trains as many whole epochs as come nearest to `--seconds` of CPU time, which its first
-repetition measures; else it trains the config's. Each training has a process of its own with one thread, and another
-one beside it all the time, since two threads share a core. Repetition r of every arm has seed r, so that differences to
-the first arm are paired.
+`train.epochs: null` an arm trains as many whole epochs as come nearest to `--seconds`, by a sample that its first
+repetition takes on a quiet machine; else it trains the config's. Each training has a process of its own with one
+thread, and another one beside it all the time, since two threads share a core. Repetition r of every arm has seed r, so
+that differences to the first arm are paired.
 
 DIR keeps a record of each arm and repetition; what it holds is not trained again. Prints a table of val accuracies
 after the last epoch, the best arm first.
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,13 @@ import torch
 import yaml
 
 from search.config import load_config
-from training import TrialConfig, load_data, new_state, train
-from training.data import TrainData, batch_loader
+from training import load_data, new_state, train
+from training.data import TrainData
 from training.layers import count_costs
-from training.loop import train_epoch
+from training.timing import time_epoch
 
 ROOT = Path(__file__).parents[2]
-SECONDS_OF_A_SAMPLE = 6.0  # of an epoch, CPU time
-WARM_UP_BATCHES = 5
-VALIDATION = 1.04  # an epoch with its validation, over one without
+SECONDS_OF_A_SAMPLE = 6.0  # of an epoch
 COLUMNS = ("arm", "epochs", "multiply-adds", "parameters", "CPU seconds", "val accuracy, %", "to the first arm", "n")
 
 Arms = Mapping[str, dict[str, Any]]
@@ -56,9 +54,10 @@ def train_one(options: argparse.Namespace, arms: Arms, arm: str, repetition: int
     config = load_config(options.config).base.override({**changes, **given})
     data = some_images(load_data(config.data), options.images)
     if fills_the_time:
-        first = record_file(options, arm, 0)
-        epochs = json.loads(first.read_text())["config"]["train"]["epochs"] if first.exists() else None
-        epochs = epochs or max(1, round(options.seconds / epoch_seconds(config, data)))
+        if record_file(options, arm, 0).exists():
+            epochs = read_record(options, arm, 0)["config"]["train"]["epochs"]
+        else:
+            epochs = max(1, round(options.seconds / time_epoch(config, data, seconds=SECONDS_OF_A_SAMPLE)))
         config = config.override({"train.epochs": epochs})
     num_params, multiply_adds = count_costs(config.model, data.train.image_shape, len(data.train.class_names))
     started, results = time.process_time(), []
@@ -80,25 +79,6 @@ def some_images(data: TrainData, count: int | None) -> TrainData:
     """Only so many images of train, the same ones in every training."""
     chosen = np.random.default_rng(0).permutation(len(data.train.labels))[:count]
     return replace(data, train=data.train.subset(np.sort(chosen)))
-
-
-def epoch_seconds(config: TrialConfig, data: TrainData) -> float:
-    """CPU seconds of an epoch, from some of its batches."""
-    loader = batch_loader(data.train, config.train.batch_size, generator=torch.Generator())
-    started, count = 0.0, 0
-
-    def some_batches() -> Iterator[Any]:
-        nonlocal started, count
-        for number, batch in enumerate(loader, start=-WARM_UP_BATCHES):
-            if number == 0:
-                started = time.process_time()
-            count = number
-            if number > 0 and time.process_time() - started > SECONDS_OF_A_SAMPLE:
-                return
-            yield batch
-
-    train_epoch(new_state(config.override({"train.epochs": 1000}), data), data, some_batches())
-    return (time.process_time() - started) / count * len(loader) * VALIDATION
 
 
 # All of them
@@ -177,7 +157,7 @@ def main() -> None:
     parser.add_argument("--dataset")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--images", type=int, help="of train; default: all")
-    parser.add_argument("--seconds", type=float, default=205.0, help="CPU time of an arm with `train.epochs: null`")
+    parser.add_argument("--seconds", type=float, default=205.0, help="of an arm with `train.epochs: null`")
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", nargs=3, metavar=("ARM", "REPETITION", "FILE"), help=argparse.SUPPRESS)
